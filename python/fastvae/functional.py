@@ -1,0 +1,272 @@
+"""The fused operations, for a model of your own.
+
+Every function here is one kernel forward and one backward on the CPU, plain torch operations elsewhere, and
+composes with autograd, ``torch.func``, ``torch.compile``, ``torch.export``, autocast and activation
+checkpointing. Arithmetic is in float32 (float64 for float64) whatever the input, rounded once at the end.
+
+A latent has shape ``(..., *event)``; ``event_dims`` says how many trailing axes form one latent: 1 for a
+vector of codes, 3 for a ``(B, C, H, W)`` map. All divergences are in nats.
+
+>>> import torch
+>>> from fastvae import functional as F
+>>> mu, logvar = torch.zeros(8, 32), torch.zeros(8, 32)
+>>> z, kl = F.reparametrize_kl(mu, logvar, seed=0)
+>>> z.shape, kl.shape
+(torch.Size([8, 32]), torch.Size([8]))
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from fastvae.ops import gaussian_kl as _gaussian_kl
+from fastvae.ops import reparametrize as _reparametrize
+from fastvae.ops import reparametrize_kl as _reparametrize_kl
+from fastvae.ops.layout import rows_columns
+from fastvae.ops.library import Route, route
+from fastvae.ops.noise.seed import Seed, seed_tensor
+from fastvae.ops.validation import (
+    check_event_dims,
+    check_floating,
+    check_index,
+    check_latent,
+    promote,
+)
+
+__all__ = ["Reduction", "gaussian_kl", "reparametrize", "reparametrize_kl"]
+
+Reduction: TypeAlias = Literal["sample", "none", "sum", "mean", "batchmean"]
+"""How a KL is reduced; see :func:`gaussian_kl`."""
+
+_REDUCTIONS = {"sample": "sample", "none": "none", "sum": "sum", "mean": "sum", "batchmean": "sum"}
+
+
+def reparametrize(
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    seed: Seed = None,
+    draw: int = 0,
+    row_offset: int = 0,
+    event_dims: int = 1,
+) -> Tensor:
+    r"""Sample ``z = mu + exp(logvar / 2) * eps`` with ``eps ~ N(0, I)``, so that gradients flow.
+
+    The noise of an element is a pure function of ``(seed, draw, row, column)`` (docs/noise.md): it does not
+    change with the batch, the threads, the strides, the dtype or the device, and backward draws it again
+    instead of storing it.
+
+    Parameters
+    ----------
+    mu, logvar : Tensor
+        Mean and natural logarithm of the variance, shape ``(..., *event)``, any strides; both float32,
+        float64, bfloat16 or float16.
+    seed : int, int64 tensor, torch.Generator or None
+        The 64-bit key of the noise. By default drawn from torch's generator of the device, so
+        ``torch.manual_seed`` governs it.
+    draw : int
+        Number of the draw in [0, 2^32): other draws of one seed are independent.
+    row_offset : int
+        Row number of the first row. A batch that is split at row ``k`` gets the same noise when its second
+        part is called with ``row_offset=k``.
+    event_dims : int
+        How many trailing axes form one row of the noise.
+
+    Returns
+    -------
+    Tensor
+        z, contiguous, with the shape and dtype of ``mu``.
+
+    Raises
+    ------
+    TypeError
+        For something that is no dense floating-point tensor, or for two dtypes outside autocast.
+    ValueError
+        For shapes or devices that differ, and for numbers out of range.
+
+    References
+    ----------
+    Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equations 4 and 10.
+    """
+    name = "reparametrize"
+    mu, logvar = check_latent(name, mu, logvar)
+    event_dims = check_event_dims(name, mu.shape, event_dims)
+    arguments = (
+        mu,
+        logvar,
+        seed_tensor(seed, mu.device),
+        check_index(name, "draw", draw, 2**32),
+        check_index(name, "row_offset", row_offset, 2**63),
+        event_dims,
+    )
+    match route(mu, logvar):
+        case Route.RAW:
+            return _reparametrize.schema.reparametrize(*arguments)  # type: ignore[no-any-return]
+        case Route.FUNCTION:
+            return _reparametrize.autograd.Reparametrize.apply(*arguments)  # type: ignore[no-any-return]
+        case Route.REFERENCE:
+            return _reparametrize.reference.reparametrize(*arguments)
+
+
+def gaussian_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
+    *,
+    event_dims: int = 1,
+    reduction: Reduction = "sample",
+) -> Tensor:
+    r"""KL divergence of ``q = N(mu, exp(logvar))`` from a Gaussian prior, in nats.
+
+    ``KL(q || p) = 1/2 sum(exp(l - k) - 1 - (l - k) + (mu - prior_mu)^2 exp(-k))`` with ``l = logvar`` and
+    ``k = prior_logvar``. It is exact to float32 rounding where the textbook form cancels, and never negative.
+
+    Parameters
+    ----------
+    mu, logvar : Tensor
+        Shape ``(..., *event)``; both float32, float64, bfloat16 or float16.
+    prior_mu, prior_logvar : Tensor, optional
+        The prior, of the same dtype, broadcast to the shape of ``mu``; zeros (the standard normal) where not
+        given. Gradients reach a given one.
+    event_dims : int
+        How many trailing axes form one latent.
+    reduction : str
+        ``"sample"``: summed over the event, shape ``mu.shape[:-event_dims]``;
+        ``"none"``: one value per dimension, shape of ``mu``;
+        ``"sum"``: the sum of everything, a scalar;
+        ``"mean"``: that sum over the number of elements;
+        ``"batchmean"``: that sum over the number of latents, the KL term of the ELBO.
+
+    Returns
+    -------
+    Tensor
+        float32, or float64 for float64 input.
+
+    Raises
+    ------
+    TypeError
+        For something that is no dense floating-point tensor, or for two dtypes outside autocast.
+    ValueError
+        For shapes or devices that differ, a prior that does not broadcast, or an unknown reduction.
+
+    References
+    ----------
+    Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, appendix B.
+    """
+    name = "gaussian_kl"
+    mu, logvar = check_latent(name, mu, logvar)
+    event_dims = check_event_dims(name, mu.shape, event_dims)
+    kind = _check_reduction(name, reduction)
+    if prior_mu is None and prior_logvar is None:
+        match route(mu, logvar):
+            case Route.RAW:
+                kl = _gaussian_kl.schema.gaussian_kl(mu, logvar, event_dims, kind)
+            case Route.FUNCTION:
+                kl = _gaussian_kl.autograd.GaussianKL.apply(mu, logvar, event_dims, kind)
+            case Route.REFERENCE:
+                kl = _gaussian_kl.reference.gaussian_kl(mu, logvar, event_dims, kind)
+        return _scale(kl, mu, event_dims, reduction)
+    tensors = _with_prior(name, mu, logvar, prior_mu, prior_logvar)
+    match route(*tensors):
+        case Route.RAW:
+            kl = _gaussian_kl.schema.gaussian_kl_prior(*tensors, event_dims, kind)
+        case Route.FUNCTION:
+            kl = _gaussian_kl.autograd.GaussianKLPrior.apply(*tensors, event_dims, kind)
+        case Route.REFERENCE:
+            kl = _gaussian_kl.reference.gaussian_kl_prior(*tensors, event_dims, kind)
+    return _scale(kl, mu, event_dims, reduction)
+
+
+def reparametrize_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    seed: Seed = None,
+    draw: int = 0,
+    row_offset: int = 0,
+    event_dims: int = 1,
+    reduction: Reduction = "sample",
+) -> tuple[Tensor, Tensor]:
+    r"""Sample z and its KL from the standard normal in one pass over memory.
+
+    The same values as :func:`reparametrize` and :func:`gaussian_kl`, which document the parameters.
+
+    Returns
+    -------
+    z : Tensor
+        Contiguous, with the shape and dtype of ``mu``.
+    kl : Tensor
+        In nats, float32 (float64 for float64 input), reduced as :func:`gaussian_kl` says: by default of shape
+        ``mu.shape[:-event_dims]``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`reparametrize` and :func:`gaussian_kl`.
+    """
+    name = "reparametrize_kl"
+    mu, logvar = check_latent(name, mu, logvar)
+    event_dims = check_event_dims(name, mu.shape, event_dims)
+    arguments = (
+        mu,
+        logvar,
+        seed_tensor(seed, mu.device),
+        check_index(name, "draw", draw, 2**32),
+        check_index(name, "row_offset", row_offset, 2**63),
+        event_dims,
+        _check_reduction(name, reduction),
+    )
+    match route(mu, logvar):
+        case Route.RAW:
+            z, kl = _reparametrize_kl.schema.reparametrize_kl(*arguments)
+        case Route.FUNCTION:
+            z, kl = _reparametrize_kl.autograd.ReparametrizeKL.apply(*arguments)
+        case Route.REFERENCE:
+            z, kl = _reparametrize_kl.reference.reparametrize_kl(*arguments)
+    return z, _scale(kl, mu, event_dims, reduction)
+
+
+def _check_reduction(name: str, reduction: str) -> str:
+    try:
+        return _REDUCTIONS[reduction]
+    except (KeyError, TypeError):
+        choices = ", ".join(repr(choice) for choice in _REDUCTIONS)
+        raise ValueError(f"{name}: reduction must be one of {choices}, got {reduction!r}") from None
+
+
+def _scale(kl: Tensor, mu: Tensor, event_dims: int, reduction: str) -> Tensor:
+    """Turn the operator's sum into a mean where one was asked for."""
+    if reduction == "mean":
+        return kl / mu.numel()
+    if reduction == "batchmean":
+        return kl / rows_columns(mu.shape, event_dims)[0]
+    return kl
+
+
+def _with_prior(
+    name: str, mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None
+) -> list[Tensor]:
+    """The four tensors of a KL from a given prior, the prior expanded to the shape of the latent."""
+    if prior_mu is None:
+        prior_mu = mu.new_zeros(())
+    if prior_logvar is None:
+        prior_logvar = mu.new_zeros(())
+    check_floating(name, prior_mu=prior_mu, prior_logvar=prior_logvar)
+    mu, logvar, prior_mu, prior_logvar = promote(
+        name, mu=mu, logvar=logvar, prior_mu=prior_mu, prior_logvar=prior_logvar
+    )
+    expanded = []
+    for label, prior in (("prior_mu", prior_mu), ("prior_logvar", prior_logvar)):
+        try:
+            expanded.append(prior.expand(mu.shape))
+        except RuntimeError:
+            raise ValueError(
+                f"{name}: {label} of shape {tuple(prior.shape)} does not broadcast to mu of shape "
+                f"{tuple(mu.shape)}"
+            ) from None
+    return [mu, logvar, *expanded]
+
+

@@ -1,0 +1,5 @@
+"""The operators behind :mod:`fastvae.functional`, one folder each; importing this registers them."""
+
+from fastvae.ops import gaussian_kl, noise, reparametrize, reparametrize_kl
+
+__all__ = ["gaussian_kl", "noise", "reparametrize", "reparametrize_kl"]

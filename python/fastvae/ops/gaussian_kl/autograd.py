@@ -1,0 +1,64 @@
+"""Reverse mode for the Gaussian KL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvae.ops.gaussian_kl import reference, schema
+from fastvae.ops.library import autograd_kernel
+
+
+class GaussianKL(torch.autograd.Function):
+    """KL from the standard normal; saves mu and logvar."""
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> Tensor:
+        ctx.save_for_backward(mu, logvar)
+        ctx.reduce = (event_dims, reduction)
+        return schema.gaussian_kl(mu, logvar, event_dims, reduction)
+
+    @staticmethod
+    def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
+        backward = (
+            reference.gaussian_kl_backward
+            if torch.is_grad_enabled()
+            else schema.gaussian_kl_backward
+        )
+        grad_mu, grad_logvar = backward(grad_kl, *ctx.saved_tensors, *ctx.reduce)
+        return grad_mu, grad_logvar, None, None
+
+
+class GaussianKLPrior(torch.autograd.Function):
+    """KL from a Gaussian prior; saves the four parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mu: Tensor,
+        logvar: Tensor,
+        prior_mu: Tensor,
+        prior_logvar: Tensor,
+        event_dims: int,
+        reduction: str,
+    ) -> Tensor:
+        ctx.save_for_backward(mu, logvar, prior_mu, prior_logvar)
+        ctx.reduce = (event_dims, reduction)
+        return schema.gaussian_kl_prior(
+            mu, logvar, prior_mu, prior_logvar, event_dims, reduction
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
+        backward = (
+            reference.gaussian_kl_prior_backward
+            if torch.is_grad_enabled()
+            else schema.gaussian_kl_prior_backward
+        )
+        return (*backward(grad_kl, *ctx.saved_tensors, *ctx.reduce), None, None)
+
+
+autograd_kernel(schema.gaussian_kl, GaussianKL)
+autograd_kernel(schema.gaussian_kl_prior, GaussianKLPrior)

@@ -1,0 +1,90 @@
+"""How a tensor is laid before a kernel: rows of unit-stride columns.
+
+A latent of shape ``(..., *event)`` is a matrix: the leading axes are its rows, the ``event_dims`` trailing
+ones its columns. Kernels walk rows at any stride (0 for an expanded prior, ``2 * D`` for one half of
+``chunk(2, -1)``); what has no such form is copied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+OPMATH = {
+    torch.float64: torch.float64,
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+"""The supported dtypes, and the dtype their arithmetic and their KL are in."""
+
+
+def rows_columns(shape: Sequence[int], event_dims: int) -> tuple[int, int]:
+    """The matrix form (rows, columns) of a shape."""
+    split = len(shape) - event_dims
+    return math.prod(shape[:split]), math.prod(shape[split:])
+
+
+def reduced_shape(shape: Sequence[int], event_dims: int, reduction: str) -> Sequence[int]:
+    """The shape of a KL with an operator-level reduction: ``"none"``, ``"sample"`` or ``"sum"``."""
+    if reduction == "none":
+        return shape
+    return shape[: len(shape) - event_dims] if reduction == "sample" else ()
+
+
+def uniform_stride(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
+    """The stride of the one axis these axes collapse to; None if they do not."""
+    step: int | None = None
+    expected = 0
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if size == 1:
+            continue
+        if step is None:
+            step = stride
+        elif stride != expected:
+            return None
+        expected = stride * size
+    return 0 if step is None else step
+
+
+def as_rows(tensor: Tensor, event_dims: int) -> tuple[Tensor, int]:
+    """A tensor whose memory can be read as rows, and the distance of its rows in elements.
+
+    The result is the argument itself where its strides allow, else a contiguous copy.
+    """
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    split = tensor.dim() - event_dims
+    if tensor.is_contiguous():
+        return tensor, math.prod(tensor.shape[split:])
+    strides = tensor.stride()
+    columns = uniform_stride(tensor.shape[split:], strides[split:])
+    rows = uniform_stride(tensor.shape[:split], strides[:split])
+    if rows is not None and (columns == 1 or math.prod(tensor.shape[split:]) == 1):
+        return tensor, rows
+    tensor = tensor.contiguous()
+    return tensor, math.prod(tensor.shape[split:])
+
+
+def pointer(tensor: Tensor) -> int:
+    """The address of the first element, after checking that the storage reaches to the last one.
+
+    Raises
+    ------
+    RuntimeError
+        If the storage was resized or freed under the tensor.
+    """
+    if tensor.numel() == 0:
+        return 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    available = tensor.untyped_storage().nbytes()
+    if needed > available:
+        raise RuntimeError(
+            f"a tensor of shape {tuple(tensor.shape)} needs {needed} bytes of storage and has {available}: "
+            "its storage was resized or freed"
+        )
+    return tensor.data_ptr()

@@ -1,0 +1,104 @@
+"""The ``fastvae`` operator library and the one rule that routes every call.
+
+Each operation lives in a folder of its own with one job per file:
+
+``schema.py``     the operator's signature and its fake kernel (shapes only)
+``reference.py``  the definition, in differentiable torch operations, for every device
+``cpu.py``        the call into the Rust kernels
+``autograd.py``   the :class:`torch.autograd.Function` around the raw operators
+
+:func:`route` says which of these a call takes, and why.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.autograd import forward_ad
+
+LIBRARY = torch.library.Library("fastvae", "DEF")
+"""Owns every schema and kernel for the life of the process."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Route(enum.Enum):
+    """The way one call takes through the package."""
+
+    REFERENCE = enum.auto()
+    """A function transform or a forward-mode level is active: only plain torch operations compose with it."""
+    RAW = enum.auto()
+    """Nothing is recorded: the operator itself."""
+    FUNCTION = enum.auto()
+    """Reverse mode: the autograd function, whose backward is a fused kernel."""
+
+
+def transforms_active() -> bool:
+    """Whether ``torch.func`` transforms or forward-mode levels surround the call.
+
+    An operator without rules of its own returns silent zeros for ``jvp`` and, under
+    ``torch.compile(torch.func.grad(f))``, silent zero gradients; plain torch operations do not.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def route(*inputs: Tensor | None) -> Route:
+    """Decide how a call with these differentiable inputs is carried out."""
+    if transforms_active():
+        return Route.REFERENCE
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return Route.FUNCTION
+    return Route.RAW
+
+
+def define(schema: str, *, tags: tuple[torch.Tag, ...] = ()) -> OpOverload[..., Any]:
+    """Declare an operator, free of aliasing and mutation, and give the callable."""
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
+    operator: OpOverload[..., Any] = getattr(torch.ops.fastvae, name).default
+    return operator
+
+
+def fake(operator: OpOverload[..., Any]) -> Callable[[F], F]:
+    """Register the decorated function as the fake (shape-only) kernel of an operator."""
+
+    def register(function: F) -> F:
+        torch.library.register_fake(operator, function, lib=LIBRARY)
+        return function
+
+    return register
+
+
+def kernel(operator: OpOverload[..., Any], key: str) -> Callable[[F], F]:
+    """Register the decorated function as the kernel of an operator for a dispatch key.
+
+    ``"CPU"`` is the Rust kernel; ``"CompositeExplicitAutograd"`` is the reference, which serves
+    every device that has no kernel of its own.
+    """
+
+    def register(function: F) -> F:
+        LIBRARY.impl(operator, function, key)
+        return function
+
+    return register
+
+
+def autograd_kernel(operator: OpOverload[..., Any], function: type[torch.autograd.Function]) -> None:
+    """Make the bare operator differentiable through its autograd function.
+
+    :mod:`fastvae.functional` applies the function itself and saves a trip through the dispatcher.
+    """
+
+    def run(keyset: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        needs_grad = any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+        if torch.is_grad_enabled() and needs_grad:
+            return function.apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    LIBRARY.impl(operator, run, "Autograd", with_keyset=True)

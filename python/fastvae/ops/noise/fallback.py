@@ -1,0 +1,35 @@
+"""The noise reference as the kernel of every device that has none of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvae.ops.library import kernel
+from fastvae.ops.noise import reference, schema
+
+
+@kernel(schema.draw_seed, "CompositeExplicitAutograd")
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed from torch's own generator of the device."""
+    return torch.empty((), dtype=torch.int64, device=device).random_()
+
+
+def on_any_device(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run the reference where the seed lives, or on the CPU where a device has no float64 (Apple's MPS)."""
+
+    def run(*arguments: Any) -> Tensor:
+        device = next(a.device for a in arguments if isinstance(a, Tensor))
+        if device.type != "mps":
+            return function(*arguments)
+        moved = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
+        return function(*moved).to(device)
+
+    return run
+
+
+for _name in ("normal", "uniform", "permutation", "fold_in"):
+    kernel(getattr(schema, _name), "CompositeExplicitAutograd")(on_any_device(getattr(reference, _name)))

@@ -1,0 +1,203 @@
+"""The noise contract in torch integer and float64 operations: any device, the same bits as the kernels.
+
+``docs/noise.md`` has the contract in words and the same algorithm in NumPy. The kernels use fused
+multiply-adds; torch has none, so :func:`fma` rounds ``a * b + c`` to float32 once, by way of float64
+with rounding to odd (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MASK = 0xFFFFFFFF
+
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+PHILOX_ROUNDS = 10
+
+FOLD_IN_DOMAIN = (0x464F4C44, 0xFFFFFFFF)
+"""Counter words 2 and 3 of :func:`fold_in`; the second is beyond every row number."""
+
+LOG = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+"""ln(1 + f) = f - f^2/2 + f^3 P(f) on [sqrt(1/2) - 1, sqrt(2) - 1], highest power first (Cephes ``logf``)."""
+LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
+SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
+COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
+"""sin(a) = a + a^3 S(a^2) and cos(a) = 1 - a^2/2 + a^4 C(a^2) on [-pi/4, pi/4] (Cephes ``sinf``, ``cosf``)."""
+QUARTER_TURN = 1.462918119976564e-9
+"""pi/2 * 2^-30: one unit of a 30-bit fraction of a quarter turn, in radians."""
+
+
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al., SC'11) on int64 tensors that hold 32-bit words.
+
+    Parameters
+    ----------
+    counter : four int64 tensors, broadcastable
+    key : two int64 tensors, broadcastable
+
+    Returns
+    -------
+    list of four int64 tensors with values in [0, 2^32)
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    m0, m1 = PHILOX_MULTIPLIERS
+    for _ in range(PHILOX_ROUNDS):
+        # A 64-bit product wraps in int64; its halves are right all the same.
+        p0, p1 = c0 * m0, c2 * m1
+        c0, c1, c2, c3 = (
+            (p1 >> 32) & MASK ^ c1 ^ k0,
+            p1 & MASK,
+            (p0 >> 32) & MASK ^ c3 ^ k1,
+            p0 & MASK,
+        )
+        k0, k1 = (k0 + PHILOX_WEYL[0]) & MASK, (k1 + PHILOX_WEYL[1]) & MASK
+    return [c0, c1, c2, c3]
+
+
+def split_key(seed: Tensor) -> tuple[Tensor, Tensor]:
+    """The two 32-bit key words of an int64 seed, low word first."""
+    return seed & MASK, (seed >> 32) & MASK
+
+
+def words(rows: Tensor, columns: int, seed: Tensor, draw: int) -> list[Tensor]:
+    """The four words of every block that covers ``columns`` columns of ``rows``: (R, ceil(columns / 4)) each."""
+    blocks = torch.arange((columns + 3) // 4, dtype=torch.int64, device=rows.device)
+    shape = (rows.shape[0], blocks.shape[0])
+    counter = [
+        blocks.expand(shape),
+        torch.full(shape, draw, dtype=torch.int64, device=rows.device),
+        (rows & MASK)[:, None].expand(shape),
+        ((rows >> 32) & MASK)[:, None].expand(shape),
+    ]
+    return philox(counter, split_key(seed))
+
+
+def interleave(parts: Sequence[Tensor], columns: int) -> Tensor:
+    """Put the four values of each block next to each other and drop the padding: (R, columns)."""
+    return torch.stack(list(parts), dim=-1).flatten(1)[:, :columns].contiguous()
+
+
+def float32(value: float) -> float:
+    """``value`` rounded to float32, as a Python float."""
+    return float(np.float32(value))
+
+
+def fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
+    """``a * b + c`` on float32 values, rounded once.
+
+    The product of two float32 is exact in float64. The sum is rounded to odd there: when it is inexact and
+    its last bit is 0, it moves one step towards the exact value, so the final rounding to float32 is right.
+    """
+    a64 = a.to(torch.float64)
+    b64 = b.to(torch.float64) if isinstance(b, Tensor) else torch.tensor(float32(b), dtype=torch.float64)
+    c64 = c.to(torch.float64) if isinstance(c, Tensor) else torch.tensor(float32(c), dtype=torch.float64)
+    product = a64 * b64.to(a.device)
+    c64 = c64.to(a.device)
+    total = product + c64
+    back = total - product
+    error = (product - (total - back)) + (c64 - back)
+    bits = total.view(torch.int64)
+    step = torch.where((error > 0) == (total > 0), 1, -1)
+    odd = torch.where((error != 0) & (bits & 1 == 0), bits + step, bits)
+    return odd.view(torch.float64).to(torch.float32)
+
+
+def polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Horner's rule with fused multiply-adds, highest power first."""
+    result = torch.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        result = fma(result, x, coefficient)
+    return result
+
+
+def radius(word: Tensor) -> Tensor:
+    """sqrt(-2 ln u) with u = (word + 1/2) / 2^32, rounded to float32."""
+    high, low = (word >> 16).to(torch.float32), (word & 0xFFFF).to(torch.float32)
+    u = fma(high, 65536.0, low + 0.5) * float32(2.0**-32)
+    bits = u.view(torch.int32)
+    exponent = (bits - 0x3F3504F3) >> 23
+    f = (bits - (exponent << 23)).view(torch.float32) - 1.0
+    e = exponent.to(torch.float32)
+    square = f * f
+    y = polynomial(f, LOG) * f * square
+    y = fma(e, LN2_LOW, y)
+    y = fma(square, -0.5, y)
+    y = fma(e, LN2_HIGH, f + y)
+    return (y * -2.0).sqrt()
+
+
+def circle(word: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it."""
+    turned = (word + 0x20000000) & MASK
+    quadrant = turned >> 30
+    angle = (((turned & 0x3FFFFFFF) - 0x20000000).to(torch.float32) + 0.5) * float32(QUARTER_TURN)
+    square = angle * angle
+    sine = fma(polynomial(square, SIN) * square, angle, angle)
+    cosine = fma(polynomial(square, COS) * square, square, fma(square, -0.5, 1.0))
+    swap = (quadrant & 1) == 1
+    x, y = torch.where(swap, sine, cosine), torch.where(swap, cosine, sine)
+    x = torch.where(((quadrant + 1) & 2) == 2, -x, x)
+    y = torch.where((quadrant & 2) == 2, -y, y)
+    return x, y
+
+
+def row_numbers(rows: int, row_offset: int, row_ids: Tensor | None, device: torch.device) -> Tensor:
+    """The row number of each row: the given ones, or consecutive ones."""
+    if row_ids is not None:
+        return row_ids
+    return torch.arange(rows, dtype=torch.int64, device=device) + row_offset
+
+
+def normal(
+    rows: int, columns: int, seed: Tensor, draw: int, row_offset: int, row_ids: Tensor | None
+) -> Tensor:
+    """Standard normals of the contract, float32, (rows, columns), by Box-Muller on word pairs."""
+    numbers = row_numbers(rows, row_offset, row_ids, seed.device)
+    w0, w1, w2, w3 = words(numbers, columns, seed, draw)
+    parts = []
+    for first, second in ((w0, w1), (w2, w3)):
+        r = radius(first)
+        x, y = circle(second)
+        parts += [r * x, r * y]
+    return interleave(parts, columns)
+
+
+def uniform(
+    rows: int, columns: int, seed: Tensor, draw: int, row_offset: int, row_ids: Tensor | None
+) -> Tensor:
+    """Uniforms of the contract on [0, 1), float32, (rows, columns): the upper 24 bits of each word."""
+    numbers = row_numbers(rows, row_offset, row_ids, seed.device)
+    parts = [(word >> 8).to(torch.float32) * 2.0**-24 for word in words(numbers, columns, seed, draw)]
+    return interleave(parts, columns)
+
+
+def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
+    """The order that sorts the 63-bit keys of rows 0..n-1, ties by row: int64, (n,)."""
+    numbers = torch.arange(n, dtype=torch.int64, device=seed.device)
+    w0, w1, _, _ = words(numbers, 1, seed, draw)
+    keys = ((w1 << 31) | (w0 >> 1)).flatten()
+    return keys.sort(stable=True).indices
+
+
+def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
+    """A new int64 seed from a seed and a tag, elementwise."""
+    zero = torch.zeros_like(seed)
+    counter = [tag & MASK, (tag >> 32) & MASK, zero + FOLD_IN_DOMAIN[0], zero + FOLD_IN_DOMAIN[1]]
+    w0, w1, _, _ = philox(counter, split_key(seed))
+    return (w1 << 32) | w0

@@ -1,0 +1,113 @@
+"""Checks before any work: what was given, what was expected, how to get there."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor
+
+from fastvae.ops.layout import OPMATH
+
+DTYPES = "float32, float64, bfloat16 or float16"
+
+
+def describe(value: object) -> str:
+    """A short description of an argument for an error text."""
+    if isinstance(value, Tensor):
+        layout = "" if value.layout == torch.strided else f", layout {value.layout}"
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}{layout}"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def check_floating(function: str, **tensors: Any) -> None:
+    """Raise unless every argument is a dense tensor of a supported dtype."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{function}: {name} must be a torch tensor ({DTYPES}), got {describe(tensor)}; "
+                f"torch.as_tensor({name}) makes one from an array or a list of numbers"
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise TypeError(
+                f"{function}: {name} must be a dense tensor, got {describe(tensor)}; "
+                f"{name}.to_dense() makes one from a sparse tensor"
+            )
+        if tensor.dtype not in OPMATH:
+            raise TypeError(
+                f"{function}: {name} must be {DTYPES}, got {describe(tensor)}; {name}.float() converts it"
+            )
+
+
+def promote(function: str, **tensors: Tensor) -> list[Tensor]:
+    """Check that all tensors share a dtype and a device.
+
+    Under autocast two floating dtypes meet as a matter of course (a linear layer gives bfloat16 where a
+    hand-written head gives float32): there, as torch's own operations do, the wider one is taken.
+    """
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{function}: {first_name} is on {first.device} and {name} on {tensor.device}; "
+                f"move one of them with .to(device)"
+            )
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) == 1:
+        return list(tensors.values())
+    if torch.is_autocast_enabled(first.device.type):
+        widest = first.dtype
+        for dtype in dtypes:
+            widest = torch.promote_types(widest, dtype)
+        return [tensor.to(widest) for tensor in tensors.values()]
+    given = ", ".join(f"{name} is {tensor.dtype}" for name, tensor in tensors.items())
+    raise TypeError(f"{function}: all inputs must have one dtype, but {given}; convert one with .to(dtype)")
+
+
+def check_latent(function: str, mu: Any, logvar: Any) -> tuple[Tensor, Tensor]:
+    """The pair (mu, logvar), checked."""
+    if not (
+        isinstance(mu, Tensor)
+        and isinstance(logvar, Tensor)
+        and mu.dtype is logvar.dtype
+        and mu.dtype in OPMATH
+        and mu.device == logvar.device
+        and mu.layout is torch.strided
+        and logvar.layout is torch.strided
+    ):
+        check_floating(function, mu=mu, logvar=logvar)
+        mu, logvar = promote(function, mu=mu, logvar=logvar)
+    if mu.shape != logvar.shape:
+        raise ValueError(
+            f"{function}: mu and logvar must have the same shape, got {tuple(mu.shape)} and "
+            f"{tuple(logvar.shape)}; expand one of them if a shared value is meant"
+        )
+    return mu, logvar
+
+
+def check_event_dims(function: str, shape: torch.Size, event_dims: int) -> int:
+    """The number of trailing axes that form one latent, checked against a shape."""
+    if isinstance(event_dims, bool) or not isinstance(event_dims, int):
+        raise TypeError(f"{function}: event_dims must be an int, got {describe(event_dims)}")
+    if event_dims == 1 and not shape:
+        return 0  # a scalar is one row of one column
+    if not 0 <= event_dims <= len(shape):
+        raise ValueError(
+            f"{function}: event_dims must lie between 0 and the number of axes, {len(shape)} for shape "
+            f"{tuple(shape)}, got {event_dims}"
+        )
+    return event_dims
+
+
+def check_index(function: str, name: str, value: SupportsIndex, limit: int) -> int:
+    """A non-negative integer below ``limit``; symbolic integers pass through."""
+    if isinstance(value, torch.SymInt):
+        return value
+    try:
+        index = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{function}: {name} must be an integer, got {describe(value)}") from None
+    if isinstance(value, bool) or not 0 <= index < limit:
+        raise ValueError(f"{function}: {name} must lie in [0, {limit}), got {value}")
+    return index
