@@ -1,0 +1,67 @@
+"""The evidence lower bound of a model on data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from fastvae.evaluation.active_units import ACTIVE_VARIANCE, CodeStatistics
+from fastvae.models import VAE
+from fastvae.noise import Seed
+
+__all__ = ["evaluate"]
+
+
+@torch.no_grad()
+def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[str, float]:
+    """Evaluate the bound at ``beta = 1`` with one sample of the codes per data point.
+
+    Parameters
+    ----------
+    model : VAE
+        Evaluated in eval mode; its mode is left as it was.
+    batches : iterable of Tensor
+        float32 on the model's device, ``(B, *input_shape)`` each.
+    seed : int, int64 tensor, torch.Generator or None
+        Key of the latent noise. The noise of a sample depends on its place in the data, not on the batches.
+
+    Returns
+    -------
+    dict
+        Means over the data in nats: ``elbo``, ``recon`` (log p(x | z)) and ``kl``; ``active_units``, the number
+        of codes in use; and ``samples``, the size of the data.
+
+    Raises
+    ------
+    ValueError
+        If there is no data.
+
+    References
+    ----------
+    Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
+    Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, for active units.
+    """
+    training = model.training
+    model.eval()
+    codes = CodeStatistics(model.latent_dim)
+    sums = torch.zeros(2, dtype=torch.float64)
+    try:
+        for x in batches:
+            mu, logvar = model.posterior(x)
+            terms = model.terms(x, mu, logvar, seed, row_offset=codes.count)
+            codes.add(mu)
+            sums += torch.stack(terms).cpu().double().sum(1)
+    finally:
+        model.train(training)
+    if codes.count == 0:
+        raise ValueError("evaluate: there is no data")
+    recon, kl = (sums / codes.count).tolist()
+    return {
+        "elbo": recon - kl,
+        "recon": recon,
+        "kl": kl,
+        "active_units": int((codes.variance() > ACTIVE_VARIANCE).sum()),
+        "samples": codes.count,
+    }

@@ -1,0 +1,48 @@
+"""A dry run of a model, so that networks that do not fit the data fail before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastvae.models.vae import VAE
+
+__all__ = ["check_networks"]
+
+
+def check_networks(model: VAE, x: Tensor) -> None:
+    """Pass a few samples through both networks once, and say what is wrong where that fails.
+
+    Layers without a size yet (``nn.LazyLinear`` and the like) get it here. Leaves the mode of the model as it
+    was; running statistics do not change.
+
+    Parameters
+    ----------
+    model : VAE
+    x : Tensor
+        A batch on the model's device, ``(B, *input_shape)``, B at least 1.
+
+    Raises
+    ------
+    ValueError
+        If a network fails, or its output does not have the shape it needs.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            mu = _try("encoder", model.encode, x, "start it with torch.nn.Flatten() if it takes vectors")
+            _try("decoder", model.parameters_of, mu, "its input is a batch of codes")
+    finally:
+        model.train(training)
+
+
+def _try(part: str, function: Callable[[Tensor], Tensor], x: Tensor, hint: str) -> Tensor:
+    try:
+        return function(x)
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"the {part} failed on a {x.dtype} batch of shape {tuple(x.shape)}: {error} ({hint})"
+        ) from error

@@ -1,0 +1,176 @@
+"""The variational autoencoder: two networks, a latent between them, a likelihood behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastvae import functional
+from fastvae.models.likelihoods import Likelihood
+from fastvae.noise import Seed
+
+__all__ = ["VAE", "Terms"]
+
+
+class Terms(NamedTuple):
+    """The two terms of the evidence lower bound, per sample, in nats."""
+
+    recon: Tensor
+    """log p(x | z), shape (B,)."""
+    kl: Tensor
+    """KL(q(z | x) || p(z)) from the standard normal, summed over the codes, shape (B,)."""
+
+
+class VAE(nn.Module):
+    """A variational autoencoder over any two modules.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        From x, ``(B, *input_shape)``, to either one tensor ``(B, 2 * latent_dim)``, the mean and the
+        log-variance side by side, or the pair ``(mu, logvar)``, ``(B, latent_dim)`` each. Without
+        ``variational`` it may also give only ``(B, latent_dim)``.
+    decoder : nn.Module
+        From z, ``(B, latent_dim)``, to the likelihood's parameters: ``(B, *input_shape)``, or
+        ``(B, 2, *input_shape)`` or a pair where the likelihood needs two per value; each may also be flat,
+        ``(B, values)``.
+    likelihood : Likelihood
+        What the decoder's output means.
+    latent_dim : int
+        Number of codes.
+    input_shape : sequence of int
+        Shape of one sample.
+    variational : bool
+        Without, the model is a plain autoencoder, its zero-variance case: z is the mean, the log-variance is
+        not used and the KL is reported as 0.
+
+    References
+    ----------
+    Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, section 3.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        *,
+        latent_dim: int,
+        input_shape: Sequence[int],
+        variational: bool = True,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.latent_dim = latent_dim
+        self.input_shape = tuple(input_shape)
+        self.variational = variational
+
+    def forward(self, x: Tensor, seed: Seed = None, row_offset: int = 0) -> Terms:
+        """The terms of the bound for a batch, with one sample of the code each.
+
+        Parameters
+        ----------
+        x : Tensor
+            float32, ``(B, *input_shape)``.
+        seed : int, int64 tensor, torch.Generator or None
+            The 64-bit key of the latent noise; see :func:`fastvae.functional.reparametrize`.
+        row_offset : int
+            Row of the noise that the first sample takes.
+
+        Returns
+        -------
+        Terms
+            ``recon`` and ``kl``, ``(B,)`` each, in nats; the bound is their difference.
+
+        Raises
+        ------
+        ValueError
+            If a network's output does not have the shape it needs.
+        """
+        mu, logvar = self.posterior(x)
+        return self.terms(x, mu, logvar, seed, row_offset)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x), ``(B, latent_dim)`` each."""
+        encoded = self.encoder(x)
+        if isinstance(encoded, Tensor):
+            if not self.variational and encoded.shape == (len(x), self.latent_dim):
+                return encoded, torch.zeros_like(encoded)
+            if encoded.shape == (len(x), 2 * self.latent_dim):
+                mu, logvar = encoded.chunk(2, -1)
+                return mu, logvar
+        elif isinstance(encoded, tuple) and len(encoded) == 2:
+            mu, logvar = encoded
+            if mu.shape == logvar.shape == (len(x), self.latent_dim):
+                return mu, logvar
+        raise ValueError(self._encoder_mismatch(encoded, len(x)))
+
+    def terms(self, x: Tensor, mu: Tensor, logvar: Tensor, seed: Seed = None, row_offset: int = 0) -> Terms:
+        """The terms of the bound for a posterior already at hand; see :meth:`forward`."""
+        if self.variational:
+            z, kl = functional.reparametrize_kl(mu, logvar, seed=seed, row_offset=row_offset)
+        else:
+            z, kl = mu, mu.new_zeros(len(mu))
+        return Terms(self.likelihood.log_prob(self.parameters_of(z), x), kl)
+
+    def parameters_of(self, z: Tensor) -> Tensor:
+        """The likelihood's parameters for codes ``(B, latent_dim)``: the decoder's output in its full shape."""
+        decoded = self.decoder(z)
+        maps = self.likelihood.maps
+        if isinstance(decoded, tuple) and len(decoded) == maps == 2:
+            decoded = torch.stack(decoded, 1)
+        shape = (len(z), *self.input_shape) if maps == 1 else (len(z), maps, *self.input_shape)
+        if isinstance(decoded, Tensor):
+            if decoded.shape == shape:
+                return decoded
+            if decoded.dim() <= 3 and decoded.flatten(1).shape == (len(z), _values(shape)):
+                return decoded.reshape(shape)
+        raise ValueError(
+            f"the decoder must give a tensor of shape {_batched(shape)} or {_batched((0, _values(shape)))} for "
+            f"the {self.likelihood.name} likelihood, got {_describe(decoded)}"
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean codes of a batch: ``(B, latent_dim)``."""
+        return self.posterior(x)[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The expected samples for codes ``(B, latent_dim)``: ``(B, *input_shape)``."""
+        return self.likelihood.mean(self.parameters_of(z))
+
+    def extra_repr(self) -> str:
+        """What is shown when the model is printed."""
+        return f"latent_dim={self.latent_dim}, input_shape={self.input_shape}, variational={self.variational}"
+
+    def _encoder_mismatch(self, encoded: object, batch: int) -> str:
+        hint = ""
+        if isinstance(encoded, Tensor) and encoded.dim() == 2 and len(encoded) == batch:
+            width = encoded.shape[1]
+            if width and width % 2 == 0:
+                hint = f"; pass latent_dim={width // 2} if those are {width // 2} means and log-variances"
+        return (
+            f"the encoder must give a tensor of shape (B, {2 * self.latent_dim}), mean and log-variance side by "
+            f"side, or a pair of (B, {self.latent_dim}) for latent_dim={self.latent_dim}, got "
+            f"{_describe(encoded)}{hint}"
+        )
+
+
+def _values(shape: Sequence[int]) -> int:
+    return torch.Size(shape[1:]).numel()
+
+
+def _batched(shape: Sequence[int]) -> str:
+    return f"(B, {', '.join(str(size) for size in shape[1:])})"
+
+
+def _describe(output: object) -> str:
+    if isinstance(output, Tensor):
+        return f"shape {_batched(output.shape)}"
+    if isinstance(output, tuple):
+        return f"a tuple of {', '.join(_describe(part) for part in output)}"
+    return type(output).__name__

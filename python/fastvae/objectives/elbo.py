@@ -1,0 +1,35 @@
+"""The evidence lower bound."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["elbo"]
+
+
+def elbo(recon: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
+    r"""The evidence lower bound of a batch: ``mean(recon - beta * kl)``, in nats per sample.
+
+    Both terms are sums over the axes of a sample and over its codes, so ``beta = 1`` is the bound on
+    ``log p(x)`` itself and there is no other weight between them.
+
+    Parameters
+    ----------
+    recon : Tensor
+        log p(x | z) of each sample in nats, ``(B,)``.
+    kl : Tensor
+        KL(q(z | x) || p(z)) of each sample in nats, ``(B,)``.
+    beta : float
+        Weight of the KL.
+
+    Returns
+    -------
+    Tensor
+        A scalar, to be maximised.
+
+    References
+    ----------
+    Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
+    Higgins et al., "beta-VAE", ICLR 2017, equation 4, for ``beta``.
+    """
+    return (recon - beta * kl).mean()
