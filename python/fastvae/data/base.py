@@ -1,0 +1,255 @@
+"""What every source of samples offers."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastvae import noise
+
+SCAN_VALUES = 2**22
+"""How many values a pass over a whole data set looks at together: 16 MiB of float32."""
+
+CPU = torch.device("cpu")
+
+
+class Data(abc.ABC):
+    """A finite set of samples of one shape.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one sample: ``(5,)``, ``(8, 8)``, ``(1, 28, 28)``.
+    name : str
+        What it is, for messages: ``"digits"``, ``"array"``, a path.
+    labels : Tensor or None
+        int64, shape ``(len(self),)``, where the source has classes. Only pictures use them.
+    feature_names : list of str or None
+        The columns of a data frame.
+    pixels : bool
+        Whether 8-bit values were divided by 255.
+    can_split : bool
+        Whether :meth:`split` works: not for a DataLoader, which picks its own rows.
+    test : Data or None
+        The held-out set that came with the source, such as the test files of MNIST.
+    """
+
+    can_split = True
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        name: str,
+        labels: Tensor | None = None,
+        feature_names: list[str] | None = None,
+        pixels: bool = False,
+        test: Data | None = None,
+    ) -> None:
+        self.shape = shape
+        self.name = name
+        self.labels = labels
+        self.feature_names = feature_names
+        self.pixels = pixels
+        self.test = test
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {len(self)} samples of shape {self.shape}>"
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @abc.abstractmethod
+    def batches(
+        self, batch_size: int, *, order: Tensor | None, device: torch.device, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through the samples once.
+
+        Parameters
+        ----------
+        batch_size : int
+            Samples per batch; the last batch may be smaller.
+        order : int64 tensor or None
+            The rows to visit, in this order: a permutation of ``range(len(self))`` for an epoch, or any other
+            choice of rows. None is all rows in their natural order.
+        device : torch.device
+            Where the batches shall be.
+        seed : int
+            Governs what is random inside the source itself: the transforms of a torch Dataset, the shuffling
+            of a DataLoader.
+
+        Yields
+        ------
+        x : Tensor
+            float32, shape ``(B, *shape)``, on ``device``; never a view of what the source keeps.
+        rows : Tensor
+            int64, shape ``(B,)``, on ``device``: the index of each sample in this data set.
+        """
+
+    def batch_count(self, batch_size: int) -> int:
+        """How many batches one pass over all samples has."""
+        return math.ceil(len(self) / batch_size)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Give a few samples by their index, as float32 on the CPU.
+
+        Parameters
+        ----------
+        rows : Tensor
+            int64, shape ``(n,)``.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(n, *shape)``.
+
+        Raises
+        ------
+        IndexError
+            For a row that does not exist.
+        """
+        if not len(rows):
+            return torch.empty((0, *self.shape))
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= len(self):
+            raise IndexError(
+                f"{self.name}: rows must lie in [0, {len(self)}), got {low if low < 0 else high}"
+            )
+        step = scan_batch_size(self.shape)
+        return torch.cat([x for x, _ in self.batches(step, order=rows.cpu(), device=CPU)])
+
+    def split(self, fraction: float, seed: int) -> tuple[Data, Data]:
+        """Divide the samples at random into two disjoint sets.
+
+        Parameters
+        ----------
+        fraction : float
+            The share of the second set, in (0, 1); at least one sample is on either side.
+        seed : int
+            Of the random order (``fastvae.noise.permutation``).
+
+        Returns
+        -------
+        rest, held_out : Data
+            Each in the natural order of its rows.
+
+        Raises
+        ------
+        ValueError
+            For a fraction outside (0, 1), fewer than two samples, or a source that cannot be split.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"the held-out fraction must lie between 0 and 1, got {fraction}")
+        if len(self) < 2:
+            raise ValueError(f"{self.name}: one sample cannot be divided in two sets; go without validation")
+        held_out = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        order = noise.permutation(len(self), seed)
+        return Subset(self, order[held_out:].sort().values), Subset(self, order[:held_out].sort().values)
+
+    def value_range(self) -> tuple[float, float]:
+        """Find the smallest and the largest value, as a model sees them.
+
+        Raises
+        ------
+        ValueError
+            If there are values that are NaN or infinite; the text names their rows.
+        """
+        summary = self._summary
+        if summary.bad_rows:
+            raise ValueError(self._explain_bad(summary))
+        return summary.low, summary.high
+
+    def is_binary(self) -> bool:
+        """Whether every value is 0 or 1."""
+        return self._summary.binary
+
+    @cached_property
+    def _summary(self) -> _Summary:
+        """What one pass over all samples tells; made when first asked for."""
+        low, high, binary = math.inf, -math.inf, True
+        samples = batches = 0
+        bad_count, bad_rows = 0, list[int]()
+        bad_features = torch.zeros(self.shape, dtype=torch.bool)
+        for x, rows in self.batches(scan_batch_size(self.shape), order=None, device=CPU):
+            finite = x.isfinite()
+            if not finite.all():
+                bad = ~finite.flatten(1).all(1)
+                bad_count += int(bad.sum())
+                bad_rows += rows[bad][: 5 - len(bad_rows)].tolist()
+                bad_features |= ~finite.all(0)
+            low, high = min(low, float(x.min())), max(high, float(x.max()))
+            binary = binary and bool(((x == 0) | (x == 1)).all())
+            samples += len(x)
+            batches += 1
+        return _Summary(samples, batches, low, high, binary, bad_count, bad_rows, bad_features)
+
+    def _explain_bad(self, summary: _Summary) -> str:
+        rows = ", ".join(str(row) for row in summary.bad_rows)
+        more = ", ..." if summary.bad_count > len(summary.bad_rows) else ""
+        text = (
+            f"{self.name}: {summary.bad_count} of {len(self)} samples hold NaN or infinite values "
+            f"(row {rows}{more})"
+        )
+        if self.feature_names:
+            columns = [repr(self.feature_names[i]) for i in summary.bad_features.nonzero().flatten().tolist()]
+            text += f", in column {', '.join(columns[:5])}{', ...' if len(columns) > 5 else ''}"
+        return f"{text}; remove these samples or fill in the values"
+
+
+class Subset(Data):
+    """Some rows of another data set, without copying them.
+
+    Parameters
+    ----------
+    source : Data
+    rows : Tensor
+        int64: which rows of the source, in this order.
+    """
+
+    def __init__(self, source: Data, rows: Tensor) -> None:
+        super().__init__(
+            source.shape,
+            name=source.name,
+            labels=None if source.labels is None else source.labels[rows],
+            feature_names=source.feature_names,
+            pixels=source.pixels,
+        )
+        self.source = source
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(
+        self, batch_size: int, *, order: Tensor | None, device: torch.device, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`Data.batches`; rows count within this subset."""
+        visited = torch.arange(len(self)) if order is None else order.cpu()
+        start = 0
+        local = visited.to(device)
+        for x, _ in self.source.batches(batch_size, order=self.rows[visited], device=device, seed=seed):
+            yield x, local[start : start + len(x)]
+            start += len(x)
+
+
+class _Summary(NamedTuple):
+    samples: int
+    batches: int
+    low: float
+    high: float
+    binary: bool
+    bad_count: int
+    bad_rows: list[int]
+    bad_features: Tensor
+
+
+def scan_batch_size(shape: tuple[int, ...]) -> int:
+    """Choose a batch size for passes over a whole data set: few calls, little memory."""
+    return max(1, SCAN_VALUES // math.prod(shape))

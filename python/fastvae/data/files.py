@@ -1,0 +1,96 @@
+"""NumPy's ``.npy`` and ``.npz`` files, never unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastvae.data.arrays import open_array
+from fastvae.data.limits import RESIDENT_BYTES
+from fastvae.data.resident import ResidentData
+
+SAMPLE_NAMES = ("data", "x", "X", "images", "x_train", "arr_0")
+LABEL_NAMES = ("labels", "y", "Y", "label", "y_train", "target")
+
+
+def open_npy(path: Path, *, name: str = "data") -> ResidentData:
+    """Open the array of an ``.npy`` file; a large one is mapped into memory, not read.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a file that is damaged or holds Python objects, and as
+        :func:`~fastvae.data.arrays.open_array`; the text names it.
+    """
+    mapped = path.stat().st_size > RESIDENT_BYTES
+    array = _load(path, mapped=mapped)
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{path}: this is an .npz archive; give it that suffix")
+    return open_array(array, name=f"{name}: {path}", source=str(path))
+
+
+def open_npz(path: Path, *, name: str = "data") -> ResidentData:
+    """Open the samples of an ``.npz`` file: its only array, or the one called data, x, images or x_train.
+
+    An array of whole numbers called labels, y or y_train gives the classes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`open_npy`, and if none of several arrays has such a name; the text lists them.
+    """
+    archive = _load(path)
+    if isinstance(archive, np.ndarray):
+        raise ValueError(f"{path}: this is an .npy file; give it that suffix")
+    with archive:
+        names = list(archive.files)
+        chosen = names[0] if len(names) == 1 else next((n for n in SAMPLE_NAMES if n in names), None)
+        if chosen is None:
+            found = ", ".join(map(repr, names)) or "nothing"
+            raise ValueError(
+                f"{path}: cannot tell which array holds the samples; expected one array, or one called "
+                f"{', '.join(SAMPLE_NAMES)}, found {found}; or give numpy.load(path)[...] itself"
+            )
+        samples = _member(archive, chosen, path)
+        label_name = next((n for n in LABEL_NAMES if n in names and n != chosen), None)
+        labels = None if label_name is None else _classes(_member(archive, label_name, path), samples)
+    return open_array(samples, name=f"{name}: {path} {chosen!r}", source=str(path), labels=labels)
+
+
+def _load(path: Path, *, mapped: bool = False) -> Any:
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(_explain(path, error)) from error
+
+
+def _member(archive: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        array = archive[name]
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(_explain(path, error)) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: {name!r} is no NumPy array")
+    return array
+
+
+def _explain(path: Path, error: Exception) -> str:
+    if "pickle" in str(error) or "Object arrays" in str(error):
+        return (
+            f"{path}: not a NumPy file of numbers; it holds pickled Python objects or something else, which "
+            "is never loaded because it can run code; save a plain array of numbers with numpy.save"
+        )
+    return f"{path}: the file is damaged or cut short ({error})"
+
+
+def _classes(labels: np.ndarray, samples: np.ndarray) -> Tensor | None:
+    if labels.shape != samples.shape[:1] or labels.dtype.kind not in "buif":
+        return None
+    classes = labels.astype(np.int64)
+    return torch.from_numpy(classes) if (classes == labels).all() else None

@@ -1,0 +1,80 @@
+"""Samples kept whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastvae.data.base import Data
+
+
+class ResidentData(Data):
+    """One tensor of samples, gathered a batch at a time.
+
+    The tensor moves to the device of the model once, where it takes no more than half of the memory that is
+    free; otherwise batches are gathered on the host and moved one by one.
+
+    Parameters
+    ----------
+    values : Tensor
+        uint8 or float32, shape ``(N, *shape)``, at least one sample; kept, never written to.
+    pixels : bool
+        Divide by 255.
+    name, labels, feature_names, test
+        See :class:`~fastvae.data.Data`.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        *,
+        name: str,
+        pixels: bool = False,
+        labels: Tensor | None = None,
+        feature_names: list[str] | None = None,
+        test: Data | None = None,
+    ) -> None:
+        super().__init__(
+            tuple(values.shape[1:]),
+            name=name,
+            labels=labels,
+            feature_names=feature_names,
+            pixels=pixels,
+            test=test,
+        )
+        self._values = values
+        self._resident = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None,
+        device: torch.device,
+        seed: int = 0,  # noqa: ARG002  nothing is random here
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`Data.batches`."""
+        values = self._on(device)
+        visited = torch.arange(len(self)) if order is None else order
+        visited = visited.to(values.device)
+        for rows in torch.split(visited, batch_size):
+            x = values.index_select(0, rows).to(device, torch.float32)
+            yield (x.div_(255) if self.pixels else x), rows.to(device)
+
+    def _on(self, device: torch.device) -> Tensor:
+        """Keep the values where they are gathered: on the device if they fit there."""
+        if self._resident.device != device and _fits(self._values, device):
+            self._resident = self._values.to(device)
+        return self._resident if self._resident.device == device else self._values
+
+
+def _fits(values: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return values.nbytes <= free // 2
