@@ -12,7 +12,7 @@ from fastvae.models.likelihoods import LIKELIHOODS, Likelihood
 from fastvae.models.presets import PRESETS
 from fastvae.models.vae import VAE
 
-__all__ = ["ModelSpec", "build_model"]
+__all__ = ["ModelSpec", "build_model", "check_parts"]
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def build_model(
     ValueError
         If a part is missing or one too many, for an unknown name, or for data the preset cannot take.
     """
-    _check_parts(spec, {"encoder": encoder, "decoder": decoder, "likelihood": likelihood})
+    check_parts(spec, {"encoder": encoder, "decoder": decoder, "likelihood": likelihood})
     if likelihood is None:
         factory = _named(LIKELIHOODS, "likelihood", spec.likelihood)
         likelihood = factory() if spec.variance is None else factory(spec.variance)
@@ -95,7 +95,16 @@ def build_model(
     )
 
 
-def _check_parts(spec: ModelSpec, given: Mapping[str, object]) -> None:
+def check_parts(spec: ModelSpec, given: Mapping[str, object]) -> None:
+    """Raise unless the given modules, by part, are exactly the parts the spec calls custom.
+
+    Raises
+    ------
+    TypeError
+        If a given part is no module.
+    ValueError
+        If a part is missing or one too many.
+    """
     for part, module in given.items():
         custom = part in spec.custom
         if module is None and custom:

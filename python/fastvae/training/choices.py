@@ -1,0 +1,130 @@
+"""What "auto" means: decisions that the data makes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from fastvae.data import Data, open_data
+from fastvae.models import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
+from fastvae.training.config import BINARIZE
+
+__all__ = ["LikelihoodChoice", "choose_epochs", "choose_likelihood", "choose_validation"]
+
+DEFAULT_STEPS = 4000
+FEWEST_EPOCHS, MOST_EPOCHS = 20, 400
+DEFAULT_FRACTION = 0.1
+FEWEST_TO_SPLIT = 10
+"""Fewer samples than this are all trained on."""
+FLAT_IMAGE = 64
+"""A vector of at least this many values between 0 and 1 is taken for a flattened image, not for a table's row."""
+
+
+class LikelihoodChoice(NamedTuple):
+    """A likelihood and how it came to be."""
+
+    name: str
+    variance: str | float | None
+    reason: str
+    custom: Likelihood | None = None
+
+
+def choose_epochs(steps_per_epoch: int) -> int:
+    """Give the default number of epochs: small data is passed over more often.
+
+    As many as make 4000 steps, but at least 20 and at most 400.
+    """
+    return min(max(math.ceil(DEFAULT_STEPS / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
+
+
+def choose_likelihood(
+    data: Data, likelihood: str | Likelihood, variance: str | float, binarize: str
+) -> LikelihoodChoice:
+    """Resolve the likelihood, and check the data and the other arguments against it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown likelihood, or data or arguments that do not fit it.
+    """
+    if isinstance(likelihood, Likelihood):
+        choice = _given(likelihood, variance)
+    elif likelihood == "auto":
+        choice = _automatic(data, variance, binarize)
+    elif isinstance(likelihood, str) and likelihood in LIKELIHOODS:
+        gaussian = likelihood == Gaussian.name
+        choice = LikelihoodChoice(
+            likelihood, Gaussian(variance).variance if gaussian else None, "as asked for"
+        )
+    else:
+        kinds = ", ".join(map(repr, ("auto", *LIKELIHOODS)))
+        error = ValueError if isinstance(likelihood, str) else TypeError
+        raise error(f"likelihood must be one of {kinds}, or a Likelihood, got {likelihood!r}")
+    if choice.name == Bernoulli.name and variance != "learned":
+        raise ValueError(
+            f'variance={variance!r} belongs to likelihood="gaussian"; the Bernoulli likelihood has none'
+        )
+    if choice.name == Gaussian.name and binarize in BINARIZE[1:]:
+        raise ValueError(f'binarize={binarize!r} makes zeros and ones: it needs likelihood="bernoulli"')
+    (choice.custom or LIKELIHOODS[choice.name]()).check_range(*data.value_range())
+    return choice
+
+
+def choose_validation(data: Data, validation: object, seed: int) -> tuple[Data, Data | None]:
+    """Give the data to train on, and that to evaluate on after each epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``validation`` is no fraction and no data, or its samples have another shape.
+    """
+    if validation is None:
+        return data, None
+    if isinstance(validation, str) and validation == "auto":
+        if data.test is not None:
+            return data, data.test
+        if not data.can_split or len(data) < FEWEST_TO_SPLIT:
+            return data, None
+        return data.split(DEFAULT_FRACTION, seed)
+    if isinstance(validation, int | float) and not isinstance(validation, bool):
+        if not 0 <= validation < 1:
+            raise ValueError(
+                f"validation must be a fraction between 0 and 1, data, or None, got {validation!r}; for n samples "
+                f"write n / {len(data)}"
+            )
+        return data.split(validation, seed) if validation else (data, None)
+    held_out = open_data(validation, name="validation", pixels=data.pixels or None)
+    if held_out.shape != data.shape:
+        raise ValueError(
+            f"validation has samples of shape {held_out.shape}, the training data of shape {data.shape}"
+        )
+    return data, held_out
+
+
+def _automatic(data: Data, variance: str | float, binarize: str) -> LikelihoodChoice:
+    if variance != "learned":
+        return LikelihoodChoice(Gaussian.name, Gaussian(variance).variance, "as a variance is given")
+    if binarize in BINARIZE[1:]:
+        return LikelihoodChoice(Bernoulli.name, None, "as the data is made binary")
+    low, high = data.value_range()
+    if low < 0 or high > 1:
+        return LikelihoodChoice(Gaussian.name, "learned", f"as the data lies between {low:g} and {high:g}")
+    if data.is_binary():
+        return LikelihoodChoice(Bernoulli.name, None, "as all values are 0 or 1")
+    if data.pixels or len(data.shape) > 1 or data.shape[0] >= FLAT_IMAGE:
+        return LikelihoodChoice(
+            Bernoulli.name, None, "as all values lie between 0 and 1 and look like pixels"
+        )
+    return LikelihoodChoice(
+        Gaussian.name, "learned", f"as {data.shape[0]} values are a table's row, not an image"
+    )
+
+
+def _given(likelihood: Likelihood, variance: str | float) -> LikelihoodChoice:
+    if variance != "learned":
+        raise ValueError("give the variance to the likelihood, or variance= with its name, not both")
+    if type(likelihood) is Bernoulli:
+        return LikelihoodChoice(Bernoulli.name, None, "as asked for")
+    if type(likelihood) is Gaussian:
+        return LikelihoodChoice(Gaussian.name, likelihood.variance, "as asked for")
+    return LikelihoodChoice("custom", None, "as asked for", likelihood)

@@ -1,0 +1,129 @@
+"""Everything that decides a run, checked, in plain values that a file can hold."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+from fastvae.models import ModelSpec
+from fastvae.ops.noise.seed import as_int64
+
+__all__ = ["BINARIZE", "DataInfo", "RunConfig", "Settings", "as_count", "as_hidden_dims"]
+
+BINARIZE = ("none", "dynamic", "threshold")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is trained; see :func:`fastvae.train` for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value of the wrong kind or out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    beta: float
+    warmup: float
+    binarize: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            as_count(name, getattr(self, name))
+        _check_number("learning_rate", self.learning_rate, above=0)
+        _check_number("weight_decay", self.weight_decay, least=0)
+        _check_number("beta", self.beta, least=0)
+        _check_number("warmup", self.warmup, least=0)
+        if self.warmup > 1:
+            raise ValueError(
+                f"warmup must lie between 0 and 1, a fraction of all steps, got {self.warmup}; "
+                f"for the first n epochs write n / epochs"
+            )
+        if self.binarize not in BINARIZE:
+            raise ValueError(
+                f"binarize must be one of {', '.join(map(repr, BINARIZE))}, got {self.binarize!r}"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed must be an int, got {type(self.seed).__name__}")
+        as_int64(self.seed)
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The data of a run.
+
+    Attributes
+    ----------
+    name : str
+        Where it came from.
+    samples, validation_samples : int
+        Samples trained on, and held out.
+    feature_names : tuple of str or None
+        Columns of a data frame.
+    pixels : bool
+        Whether 8-bit values were divided by 255.
+    """
+
+    name: str
+    samples: int
+    validation_samples: int
+    feature_names: tuple[str, ...] | None
+    pixels: bool
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run without its weights and its history: what ``config.json`` holds.
+
+    Attributes
+    ----------
+    model : ModelSpec
+    training : Settings
+    data : DataInfo
+    interrupted : bool
+        Whether training was ended before its time.
+    """
+
+    model: ModelSpec
+    training: Settings
+    data: DataInfo
+    interrupted: bool = False
+
+
+def as_count(name: str, value: SupportsIndex) -> int:
+    """Give a positive integer, or raise."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if isinstance(value, bool) or count < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return count
+
+
+def as_hidden_dims(value: SupportsIndex | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Give the hidden sizes as a tuple; one number is one layer."""
+    if value is None:
+        return None
+    sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if not sizes:
+        raise ValueError(
+            "hidden_dims must name at least one layer, such as (400,); leave it out for the default"
+        )
+    return tuple(as_count("hidden_dims", size) for size in sizes)
+
+
+def _check_number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < least or value <= above:
+        bound = f"of at least {least:g}" if math.isfinite(least) else f"above {above:g}"
+        raise ValueError(f"{name} must be a finite number {bound}, got {value!r}")

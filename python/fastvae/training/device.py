@@ -1,0 +1,44 @@
+"""Where a model runs."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["choose_device"]
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """Find the device for a name.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` is the first of CUDA, MPS and the CPU that is there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For something that names no device, or a device this machine does not have.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f'device must be a name such as "auto" or "cpu", got {type(device).__name__}')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", got {device!r}') from None
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise ValueError(
+                f'{chosen} is not there: torch {torch.__version__} sees {count} CUDA devices; use "auto"'
+            )
+        return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError('mps is not there: it needs macOS on Apple silicon; use "auto"')
+    if chosen.type not in {"cpu", "mps"}:
+        raise ValueError(f'device must be "auto", "cpu", "cuda" or "mps", got {device!r}')
+    return chosen

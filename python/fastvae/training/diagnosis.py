@@ -1,0 +1,73 @@
+"""What went wrong, told after an epoch, and what to try."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from fastvae.data import Data
+from fastvae.errors import NonFiniteError, NonFiniteWarning, PosteriorCollapseWarning
+from fastvae.models import VAE
+from fastvae.training.config import Settings
+from fastvae.training.history import Record
+
+__all__ = ["report_collapse", "report_skipped"]
+
+COLLAPSED_KL = 0.01
+"""Nats per sample: below this the codes carry nothing."""
+
+
+def report_skipped(
+    record: Record,
+    steps: int,
+    history: Sequence[Record],
+    model: VAE,
+    data: Data,
+    settings: Settings,
+    device: torch.device,
+) -> None:
+    """Warn of the first epoch with skipped steps, and stop at one where all were.
+
+    Raises
+    ------
+    NonFiniteError
+        If no step of the epoch had a finite loss and gradient.
+    """
+    skipped = record["skipped_steps"]
+    if not skipped:
+        return
+    text = (
+        f"epoch {record['epoch']}: {skipped} of {steps} steps had a loss or gradient that is not finite and were "
+        f"skipped. {_circumstances(model, data, settings, device)} Try a smaller learning_rate, scaled data, or, "
+        f'with variance="predicted", variance="learned"'
+    )
+    if skipped == steps:
+        raise NonFiniteError(f"{text}. Training stopped, because nothing was learned in this epoch")
+    if not any(earlier["skipped_steps"] for earlier in history):
+        warnings.warn(text, NonFiniteWarning, stacklevel=4)
+
+
+def report_collapse(kl: float, *, beta: float) -> None:
+    """Warn if a variational model ends with a KL near zero."""
+    if kl < COLLAPSED_KL:
+        warnings.warn(
+            f"the KL ended at {kl:.2g} nats per sample: the codes say nothing about the data (posterior collapse). "
+            f"Try warmup=0.3, more epochs, or a beta below {beta:g}",
+            PosteriorCollapseWarning,
+            stacklevel=3,
+        )
+
+
+def _circumstances(model: VAE, data: Data, settings: Settings, device: torch.device) -> str:
+    """Say what bears on the cause: the data's range, the latent of a few samples, the learning rate."""
+    low, high = data.value_range()
+    rows = torch.arange(min(len(data), settings.batch_size))
+    model.eval()
+    with torch.no_grad():
+        mu, logvar = model.posterior(data.take(rows).to(device))
+    return (
+        f"The data lies between {low:g} and {high:g}, the largest |mean| of a code is {float(mu.abs().max()):.3g}, "
+        f"the largest log-variance {float(logvar.max()):.3g}, learning_rate is {settings.learning_rate:g}."
+    )

@@ -1,0 +1,34 @@
+"""Evaluation of a model on a data set, with the pixels it was trained to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastvae.data import Data
+from fastvae.evaluation import evaluate
+from fastvae.models import VAE
+from fastvae.training.binarize import binarize
+from fastvae.training.config import Settings
+from fastvae.training.randomness import Stream, derive
+
+__all__ = ["evaluate_on"]
+
+
+def evaluate_on(
+    model: VAE, data: Data, settings: Settings, device: torch.device, *, seed: int
+) -> dict[str, float]:
+    """Evaluate the bound; see :func:`fastvae.evaluation.evaluate`.
+
+    Drawn pixels (``binarize="dynamic"``) and codes are the same at each call with one seed.
+    """
+
+    def batches() -> Iterator[Tensor]:
+        binarize_seed = derive(seed, Stream.EVALUATION_BINARIZE)
+        source_seed = derive(seed, Stream.SOURCE)
+        for x, rows in data.batches(settings.batch_size, order=None, device=device, seed=source_seed):
+            yield binarize(x, rows, settings.binarize, binarize_seed).reshape(-1, *model.input_shape)
+
+    return evaluate(model, batches(), seed=derive(seed, Stream.EVALUATION))

@@ -1,0 +1,59 @@
+"""The numbers of a run, gathered on the device and read once in a while."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastvae.models import Terms
+
+__all__ = ["EpochTotals", "Means", "Record"]
+
+Record: TypeAlias = dict[str, float | int | None]
+"""One epoch: ``epoch`` (from 1), ``elbo``, ``recon`` and ``kl`` (nats per sample, at beta = 1, averaged over the
+epoch), ``beta`` (the weight at its end), ``val_elbo``, ``val_recon``, ``val_kl`` (None without validation),
+``images_per_second``, ``seconds`` and ``skipped_steps``."""
+
+
+class Means(NamedTuple):
+    """Averages over the samples seen so far."""
+
+    recon: float
+    kl: float
+    samples: int
+    skipped_steps: int
+
+
+class EpochTotals:
+    """Sums over the steps of an epoch; adding to them never waits for the device.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the steps run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # MPS has no float64; a float32 sum of an epoch is still good to five digits.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(4, dtype=dtype, device=device)
+        self.steps = 0
+
+    def add(self, terms: Terms, skipped: Tensor) -> None:
+        """Add a batch, or only count it where its step was skipped (a boolean scalar)."""
+        recon, kl = terms.recon.detach().sum(), terms.kl.detach().sum()
+        samples = torch.full_like(recon, len(terms.recon))
+        values = torch.stack([recon, kl, samples]).masked_fill(skipped, 0)
+        self._sums[:3] += values
+        self._sums[3] += skipped
+        self.steps += 1
+
+    def read(self) -> Means:
+        """Wait for the device and give the averages; NaN where every step was skipped."""
+        recon, kl, samples, skipped = self._sums.tolist()
+        if samples == 0:
+            return Means(math.nan, math.nan, 0, int(skipped))
+        return Means(recon / samples, kl / samples, int(samples), int(skipped))

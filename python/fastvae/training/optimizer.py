@@ -1,0 +1,61 @@
+"""Adam in one kernel, with steps that can be called off on the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+__all__ = ["CautiousAdam"]
+
+
+class CautiousAdam:
+    """torch's fused Adam, whose step does nothing where the loss or the gradient is not finite.
+
+    The decision is a tensor on the device that the fused kernel reads (``found_inf``, as automatic mixed
+    precision does), so no step waits for it. Weight decay is decoupled (AdamW; with 0 it is Adam) and does not
+    touch the likelihood's own parameters: pulling a log-variance to 0 regularises nothing.
+
+    Parameters
+    ----------
+    model : nn.Module
+    learning_rate, weight_decay : float
+    """
+
+    def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
+        networks, likelihood = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                (likelihood if name.startswith("likelihood.") else networks).append(parameter)
+        if not networks:
+            raise ValueError(
+                "there is nothing to train: no parameter of the encoder or decoder requires a gradient"
+            )
+        groups = [
+            {"params": networks, "weight_decay": weight_decay},
+            {"params": likelihood, "weight_decay": 0.0},
+        ]
+        self._parameters = [*networks, *likelihood]
+        self._adam = AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Differentiate and update.
+
+        Parameters
+        ----------
+        loss : Tensor
+            A scalar, to be minimised.
+
+        Returns
+        -------
+        Tensor
+            Whether the step was skipped: a boolean scalar on the device.
+        """
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        skipped = ~(loss.detach().isfinite() & norm.isfinite())
+        self._adam.found_inf = skipped.to(torch.float32)  # type: ignore[attr-defined]
+        self._adam.step()
+        return skipped

@@ -1,0 +1,209 @@
+"""Runs on disk: a folder with JSON and safetensors, nothing that can run code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import safetensors
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from fastvae.errors import FileFormatError
+from fastvae.models import Likelihood, ModelSpec, build_model
+from fastvae.models.spec import check_parts
+from fastvae.training.atomic import replacing
+from fastvae.training.config import DataInfo, RunConfig, Settings
+from fastvae.training.device import choose_device
+from fastvae.training.history import Record
+from fastvae.training.randomness import repeatable
+
+if TYPE_CHECKING:
+    from fastvae.training.result import TrainedVAE
+
+__all__ = ["check_output_dir", "is_run", "load", "save"]
+
+CONFIG, METRICS, MODEL = "config.json", "metrics.jsonl", "model.safetensors"
+MARKER = "fastvae"
+FORMAT_VERSION = 1
+
+T = TypeVar("T")
+
+
+def save(result: TrainedVAE, path: str | Path) -> Path:
+    """Write a run folder; see :meth:`fastvae.TrainedVAE.save`."""
+    folder = check_output_dir(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = dataclasses.asdict(result.config.model)
+    head = {"format": MARKER, "format_version": FORMAT_VERSION, "torch": torch.__version__}
+    with replacing(folder / MODEL) as temporary:
+        metadata = {"format": MARKER, "format_version": str(FORMAT_VERSION), "model": _canonical(model)}
+        save_model(result.model, str(temporary), metadata=metadata)
+    with replacing(folder / METRICS) as temporary:
+        lines = (json.dumps(record, allow_nan=False) + "\n" for record in result.history)
+        temporary.write_text("".join(lines), encoding="utf-8")
+    with replacing(folder / CONFIG) as temporary:
+        text = json.dumps(head | dataclasses.asdict(result.config), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    likelihood: Likelihood | None = None,
+) -> TrainedVAE:
+    """Read a run folder back.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder that :func:`fastvae.train` or :meth:`fastvae.TrainedVAE.save` wrote, or a file in it.
+    device : str or torch.device
+        Where the model shall run.
+    encoder, decoder, likelihood : nn.Module, optional
+        Where the model was trained with modules of your own: the same ones, built as they were; their weights
+        are replaced by the trained ones.
+
+    Returns
+    -------
+    TrainedVAE
+        As it was when it was saved, in eval mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at ``path``.
+    FileFormatError
+        If it is no run of fastvae, or damaged, or its files do not belong together.
+    TypeError, ValueError
+        If modules of your own are missing, or not those of the training.
+    """
+    from fastvae.training.result import TrainedVAE  # noqa: PLC0415  the two refer to each other
+
+    chosen = choose_device(device)
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such run folder")
+    folder = path if path.is_dir() else path.parent
+    config = _read_config(folder / CONFIG)
+    parts = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}
+    check_parts(config.model, parts)
+    _check_weights_file(folder / MODEL, config.model)
+    history = _read_metrics(folder / METRICS)
+    try:
+        with repeatable(0, torch.device("cpu")):
+            model = build_model(config.model, **parts)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FileFormatError(f"{folder / CONFIG}: describes no model that can be built: {error}") from error
+    try:
+        load_model(model, folder / MODEL)
+    except RuntimeError as error:
+        whose = " the modules you passed" if config.model.custom else f" what {CONFIG} describes"
+        raise FileFormatError(f"{folder / MODEL}: the weights do not fit{whose}: {error}") from error
+    return TrainedVAE(model.to(chosen), config, history)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run that may be written over."""
+    try:
+        head = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(head, dict) and head.get("format") == MARKER
+
+
+def check_output_dir(path: str | Path) -> Path:
+    """Give the folder to write a run to: a new one, an empty one, or one with an earlier run.
+
+    Raises
+    ------
+    TypeError
+        If ``path`` is no path.
+    ValueError
+        If it is a file, or a folder with other things in it.
+    """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"the run folder must be a str or a Path, got {type(path).__name__}")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a run is written to a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
+        raise ValueError(f"{folder} is not empty and holds no fastvae run; choose a new or an empty folder")
+    return folder
+
+
+def _read_config(path: Path) -> RunConfig:
+    if not path.exists():
+        raise FileFormatError(f"{path.parent} is no fastvae run: it has no {CONFIG}")
+    content = _parse(path.read_bytes(), path)
+    if content.get("format") != MARKER:
+        raise FileFormatError(f"{path} was not written by fastvae")
+    _check_version(content.get("format_version"), path)
+    try:
+        return RunConfig(
+            model=_section(ModelSpec, content["model"]),
+            training=_section(Settings, content["training"]),
+            data=_section(DataInfo, content["data"]),
+            interrupted=bool(content["interrupted"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} is damaged: {error}") from error
+
+
+def _read_metrics(path: Path) -> list[Record]:
+    if not path.exists():
+        return []
+    return [_parse(line, path) for line in path.read_bytes().splitlines()]
+
+
+def _check_weights_file(path: Path, spec: ModelSpec) -> None:
+    if not path.exists():
+        raise FileFormatError(
+            f"{path.parent} has no {MODEL}: the run was not finished, or the file was removed"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileFormatError(f"{path} is damaged, or no safetensors file: {error}") from error
+    if metadata.get("format") != MARKER:
+        raise FileFormatError(f"{path} was not written by fastvae")
+    _check_version(metadata.get("format_version"), path)
+    if metadata.get("model") != _canonical(dataclasses.asdict(spec)):
+        raise FileFormatError(f"{path} and {CONFIG} describe two different models: they come from two runs")
+
+
+def _check_version(version: object, path: Path) -> None:
+    if str(version) != str(FORMAT_VERSION):
+        raise FileFormatError(
+            f"{path} has format version {version}, and this fastvae reads version {FORMAT_VERSION}; "
+            "a newer fastvae may have written it"
+        )
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise FileFormatError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _section(kind: type[T], values: object) -> T:
+    """Build a config dataclass from JSON, with the lists that stand for its tuples turned back."""
+    if not isinstance(values, dict):
+        raise TypeError(f"expected an object for {kind.__name__}, got {type(values).__name__}")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def _canonical(model: dict[str, Any]) -> str:
+    return json.dumps(model, sort_keys=True)

@@ -1,0 +1,327 @@
+"""What training gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastvae import functional, noise
+from fastvae.data import Data, open_data
+from fastvae.models import VAE
+from fastvae.training import persistence
+from fastvae.training.binarize import binarize
+from fastvae.training.config import RunConfig, as_count
+from fastvae.training.held_out import evaluate_on
+from fastvae.training.history import Record
+from fastvae.training.randomness import Stream, derive
+
+__all__ = ["TrainedVAE"]
+
+CHUNK = 64
+"""Rows that pass a network together. Always that many: a matrix product rounds differently for another number of
+rows, and the first of a thousand samples shall be the same bits as the first of one."""
+
+
+class TrainedVAE:
+    """A trained model with everything it takes to use it.
+
+    Data may be anything :func:`fastvae.train` takes, or one sample; results are float32 tensors on the CPU.
+
+    Parameters
+    ----------
+    model : VAE
+        Put into eval mode.
+    config : RunConfig
+        How it was built and trained.
+    history : list of dict
+        One record per epoch: ``epoch`` (from 1), ``elbo``, ``recon`` and ``kl`` (nats per sample at beta = 1,
+        averaged over the epoch), ``beta`` (the weight of the KL at its end), ``val_elbo``, ``val_recon`` and
+        ``val_kl`` (None without validation), ``images_per_second``, ``seconds``, ``skipped_steps``.
+
+    Attributes
+    ----------
+    model, config, history
+        As given.
+    """
+
+    def __init__(self, model: VAE, config: RunConfig, history: list[Record]) -> None:
+        self.model = model.eval()
+        self.config = config
+        self.history = history
+
+    def __repr__(self) -> str:
+        trained = f"{len(self.history)} epochs" + (", interrupted" if self.interrupted else "")
+        return (
+            f"<TrainedVAE of {self.config.data.name}: {self.latent_dim} codes for samples of shape "
+            f"{self.input_shape}, {trained}>"
+        )
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether training was ended before its time."""
+        return self.config.interrupted
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of codes."""
+        return self.model.latent_dim
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.model.input_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def sample(self, n: int, *, seed: int = 0, row_offset: int = 0, sampled: bool = False) -> Tensor:
+        """Decode codes drawn from the prior, unit Gaussian noise.
+
+        Sample ``i`` depends on the seed and ``row_offset + i`` only: ``sample(100)[:10]`` is ``sample(10)``, and
+        ``sample(50, row_offset=50)`` its second half. So any number can be made a part at a time.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        seed : int
+        row_offset : int
+            Number of the first one.
+        sampled : bool
+            Draw from the likelihood too. Without, the result is its mean, which looks better for images.
+
+        Returns
+        -------
+        Tensor
+            ``(n, *input_shape)``.
+        """
+        n = as_count("n", n)
+        prior_seed, pixel_seed = derive(seed, Stream.PRIOR), derive(seed, Stream.OBSERVATION)
+        first = row_offset - row_offset % CHUNK
+        parts = []
+        for start in range(first, row_offset + n, CHUNK):
+            z = noise.normal((CHUNK, self.latent_dim), prior_seed, row_offset=start, device=self.device)
+            with torch.no_grad():
+                params = self.model.parameters_of(z)
+                likelihood = self.model.likelihood
+                parts.append(
+                    likelihood.sample(params, pixel_seed, row_offset=start).cpu()
+                    if sampled
+                    else likelihood.mean(params).cpu()
+                )
+        return torch.cat(parts)[row_offset - first :][:n]
+
+    def encode(self, x: object, *, sample: bool = False, seed: int = 0) -> Tensor:
+        """Give the codes of data.
+
+        Parameters
+        ----------
+        x : array, tensor, path, Dataset, ...
+            Samples ``(N, *input_shape)``, or one ``input_shape``.
+        sample : bool
+            Draw from the posterior instead of giving its mean.
+        seed : int
+            For drawing.
+
+        Returns
+        -------
+        Tensor
+            ``(N, latent_dim)``, or ``(latent_dim,)`` for one sample.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``x`` is no data, or its samples have another shape than the model's.
+        """
+        data, single = self._open(x)
+        mu, logvar = self._posterior(data)
+        if sample and self.model.variational:
+            mu = functional.reparametrize(mu, logvar, seed=derive(seed, Stream.POSTERIOR))
+        return mu[0] if single else mu
+
+    def decode(self, z: Tensor | np.ndarray | Sequence[float]) -> Tensor:
+        """Give the expected samples for codes.
+
+        Parameters
+        ----------
+        z : array-like
+            ``(N, latent_dim)``, or one ``(latent_dim,)``.
+
+        Returns
+        -------
+        Tensor
+            ``(N, *input_shape)``, or ``input_shape``.
+
+        Raises
+        ------
+        ValueError
+            For another shape.
+        """
+        codes = torch.as_tensor(z, dtype=torch.float32)
+        if codes.dim() not in {1, 2} or codes.shape[-1] != self.latent_dim:
+            raise ValueError(
+                f"codes must be of shape (N, {self.latent_dim}) or ({self.latent_dim},), got {tuple(codes.shape)}"
+            )
+        decoded = self._decode(codes.reshape(-1, self.latent_dim))
+        return decoded[0] if codes.dim() == 1 else decoded
+
+    def reconstruct(self, x: object) -> Tensor:
+        """Encode data to its mean codes and decode them: the shape of ``x``; see :meth:`encode`."""
+        return self.decode(self.encode(x))
+
+    def interpolate(self, a: object, b: object, steps: int = 10) -> Tensor:
+        """Decode the straight lines between the mean codes of ``a`` and ``b``, both ends included.
+
+        Parameters
+        ----------
+        a, b : array, tensor, ...
+            As many samples each, or one; see :meth:`encode`.
+        steps : int
+            Points on a line, at least 2.
+
+        Returns
+        -------
+        Tensor
+            ``(N, steps, *input_shape)``, or ``(steps, *input_shape)`` for single samples.
+
+        Raises
+        ------
+        ValueError
+            For fewer than two steps, or numbers of samples that differ.
+        """
+        if as_count("steps", steps) < 2:
+            raise ValueError("steps must be at least 2: the two ends")
+        start, end = self.encode(a), self.encode(b)
+        if start.shape != end.shape:
+            raise ValueError(
+                f"a and b must hold as many samples each, got codes of shape {tuple(start.shape)} and "
+                f"{tuple(end.shape)}"
+            )
+        weight = torch.linspace(0, 1, steps)[:, None]
+        line = torch.lerp(start.unsqueeze(-2), end.unsqueeze(-2), weight)
+        return self._decode(line.reshape(-1, self.latent_dim)).reshape(*line.shape[:-1], *self.input_shape)
+
+    def traverse(
+        self, x: object = None, dim: int = 0, values: Tensor | np.ndarray | Sequence[float] | None = None
+    ) -> Tensor:
+        """Decode codes that differ in one dimension only.
+
+        Parameters
+        ----------
+        x : array, tensor or None
+            One sample whose mean code is varied; None is the origin, the mean of the prior.
+        dim : int
+            Which code varies.
+        values : sequence of float, optional
+            What it becomes; by default nine steps from -3 to 3, standard deviations of the prior.
+
+        Returns
+        -------
+        Tensor
+            ``(len(values), *input_shape)``.
+
+        Raises
+        ------
+        IndexError
+            If there is no such code.
+        ValueError
+            If ``x`` is not one sample.
+        """
+        if not 0 <= dim < self.latent_dim:
+            raise IndexError(f"dim must lie in [0, {self.latent_dim}), got {dim}")
+        center = torch.zeros(self.latent_dim) if x is None else self.encode(x)
+        if center.dim() == 2 and len(center) != 1:
+            raise ValueError(f"traverse starts from one sample, got {len(center)}")
+        line = torch.linspace(-3, 3, 9) if values is None else torch.as_tensor(values, dtype=torch.float32)
+        codes = center.reshape(1, -1).repeat(len(line), 1)
+        codes[:, dim] = line
+        return self._decode(codes)
+
+    def evaluate(self, data: object, *, seed: int = 0) -> dict[str, float]:
+        """Evaluate the bound on data, at ``beta = 1`` and with one sample of the codes each.
+
+        Parameters
+        ----------
+        data : array, tensor, path, Dataset, ...
+        seed : int
+            Of the codes, and of drawn pixels where the model was trained with ``binarize="dynamic"``.
+
+        Returns
+        -------
+        dict
+            ``elbo``, ``recon`` and ``kl`` in nats per sample, ``active_units`` (codes in use) and ``samples``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no data, has another shape, or values the likelihood cannot have.
+        """
+        opened, _ = self._open(data)
+        self.model.likelihood.check_range(*opened.value_range())
+        return evaluate_on(self.model, opened, self.config.training, self.device, seed=seed)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model, its config and its history to a folder, which :func:`fastvae.load` reads.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new or empty folder, or one with an earlier run, whose files are replaced.
+
+        Returns
+        -------
+        Path
+            The folder: ``config.json``, ``metrics.jsonl`` and ``model.safetensors``, each written atomically.
+
+        Raises
+        ------
+        ValueError
+            If ``path`` is a file, or a folder with other things in it.
+        """
+        return persistence.save(self, path)
+
+    def _open(self, x: object) -> tuple[Data, bool]:
+        """Open data of the model's shape; and say whether it was a single sample."""
+        single = isinstance(x, Tensor | np.ndarray) and tuple(x.shape) == self.input_shape
+        data = open_data(x[None] if single else x, pixels=self.config.data.pixels or None)
+        # An axis of size one is a matter of taste: (28, 28) and (1, 28, 28) are the same picture.
+        if _without_ones(data.shape) != _without_ones(self.input_shape):
+            raise ValueError(
+                f"the model takes samples of shape {self.input_shape}, the data ({data.name}) has samples of shape "
+                f"{data.shape}"
+            )
+        return data, single
+
+    def _posterior(self, data: Data) -> tuple[Tensor, Tensor]:
+        means, logvars = [], []
+        for x, rows in data.batches(CHUNK, order=None, device=self.device):
+            if self.config.training.binarize == "threshold":
+                x = binarize(x, rows, "threshold", seed=0)
+            with torch.no_grad():
+                mu, logvar = self.model.posterior(_filled(x.reshape(-1, *self.input_shape)))
+            means.append(mu[: len(x)].cpu())
+            logvars.append(logvar[: len(x)].cpu())
+        return torch.cat(means), torch.cat(logvars)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        parts = []
+        for codes in z.split(CHUNK):
+            with torch.no_grad():
+                parts.append(self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu())
+        return torch.cat(parts)
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Repeat the last row until there are CHUNK."""
+    missing = CHUNK - len(rows)
+    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

@@ -1,0 +1,58 @@
+"""The folder a run is written to while it goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+
+from fastvae.data import Data
+from fastvae.training.persistence import check_output_dir
+from fastvae.training.progress import Progress
+from fastvae.training.result import TrainedVAE
+
+__all__ = ["RunFolder"]
+
+FEWEST_SECONDS = 30.0
+WRITING_SHARE = 0.05
+"""No more of the time than this goes into writing a run that is not finished."""
+
+
+class RunFolder:
+    """Writes a run now and then while it trains, and at its end with pictures.
+
+    Parameters
+    ----------
+    path : str or Path
+        A new or empty folder, or one with an earlier run, which is replaced at the first write.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See :func:`~fastvae.training.persistence.check_output_dir`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = check_output_dir(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._next_write = time.monotonic() + FEWEST_SECONDS
+
+    def checkpoint(self, result: TrainedVAE) -> None:
+        """Write the run as it stands, if it is time to."""
+        started = time.monotonic()
+        if started < self._next_write:
+            return
+        result.save(self.path)
+        ended = time.monotonic()
+        self._next_write = ended + max(FEWEST_SECONDS, (ended - started) / WRITING_SHARE)
+
+    def finish(self, result: TrainedVAE, data: Data, progress: Progress) -> None:
+        """Write the run and draw its pictures of ``data``, where Matplotlib is there."""
+        result.save(self.path)
+        if importlib.util.find_spec("matplotlib") is None:
+            progress.say('no pictures without Matplotlib: pip install "fastvae[plots]" draws them')
+        else:
+            from fastvae import plots  # noqa: PLC0415  an extra, and its import is slow
+
+            plots.write_pictures(result, data, self.path)
+        progress.say(f"run folder: {self.path}")

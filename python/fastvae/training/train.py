@@ -1,0 +1,227 @@
+"""The door: from data to a trained model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fastvae.data import open_data
+from fastvae.models import Likelihood, ModelSpec, build_model
+from fastvae.models.probe import check_networks
+from fastvae.training.aliases import reject_unknown
+from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
+from fastvae.training.config import DataInfo, RunConfig, Settings, as_count, as_hidden_dims
+from fastvae.training.device import choose_device
+from fastvae.training.diagnosis import report_collapse
+from fastvae.training.held_out import evaluate_on
+from fastvae.training.history import Record
+from fastvae.training.loop import fit
+from fastvae.training.progress import Progress
+from fastvae.training.randomness import Stream, derive, repeatable
+from fastvae.training.result import TrainedVAE
+from fastvae.training.run_folder import RunFolder
+
+__all__ = ["train"]
+
+
+def train(
+    data: object,
+    *,
+    latent_dim: int = 32,
+    model: str = "mlp",
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    hidden_dims: int | Sequence[int] | None = None,
+    likelihood: str | Likelihood = "auto",
+    variance: str | float = "learned",
+    variational: bool = True,
+    beta: float = 1.0,
+    warmup: float = 0.0,
+    epochs: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    binarize: Literal["none", "dynamic", "threshold"] = "none",
+    validation: object = "auto",
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    workers: int = 0,
+    output_dir: str | Path | None = None,
+    progress: bool = True,
+    **unknown: object,
+) -> TrainedVAE:
+    """Train a variational autoencoder.
+
+    >>> import fastvae
+    >>> vae = fastvae.train("digits", epochs=2, progress=False)
+    >>> vae.sample(16).shape
+    torch.Size([16, 1, 8, 8])
+
+    The same seed gives the same run, bit for bit, on the same machine with the same number of threads, whatever
+    ``workers`` is. torch's own generators are left as they were.
+
+    Parameters
+    ----------
+    data : array, tensor, Dataset, DataLoader, path, data frame or name
+        Samples of one shape; see :func:`fastvae.data.open_data`. ``"digits"`` are scikit-learn's.
+    latent_dim : int
+        Number of codes.
+    model : str
+        Networks by name: ``"mlp"``, dense layers for any shape, or ``"conv"``, for images.
+    encoder, decoder : nn.Module, optional
+        Networks of your own in place of the model's; see :class:`fastvae.VAE` for their shapes. They are
+        trained in place.
+    hidden_dims : int or sequence of int, optional
+        Hidden sizes of the model from data to code, mirrored in the decoder: widths for ``"mlp"``, by default
+        (400,); channels for ``"conv"``.
+    likelihood : {"auto", "bernoulli", "gaussian"} or Likelihood
+        What the data is given a code. ``"auto"`` is Bernoulli for pixels and other values between 0 and 1 that
+        look like them, else Gaussian.
+    variance : {"learned", "predicted"} or float
+        Of the Gaussian likelihood: one for all values, one predicted for each value, or a fixed number.
+    variational : bool
+        False trains a plain autoencoder: no noise, no KL.
+    beta : float
+        Weight of the KL in training; 1 is the evidence lower bound. Evaluation is always at 1.
+    warmup : float
+        Fraction of all steps in which the weight of the KL grows from 0 to ``beta``.
+    epochs : int, optional
+        Passes over the data; by default as many as make 4000 steps, but at least 20 and at most 400: 285 for
+        the digits, 20 for MNIST.
+    batch_size : int
+        Samples per step; the last batch of an epoch may be smaller.
+    learning_rate, weight_decay : float
+        Of Adam; weight decay is decoupled.
+    binarize : {"none", "dynamic", "threshold"}
+        Make pixels binary: drawn anew in each epoch with their value as probability, or above 0.5.
+    validation : float, data or None
+        Data to evaluate on after each epoch: a fraction to hold out, data of its own, or None. By default the
+        test set that comes with the data (MNIST's), else a tenth.
+    seed : int
+        Decides everything that is random.
+    device : str or torch.device
+        ``"auto"`` is the first of CUDA, MPS and the CPU that is there.
+    workers : int
+        Processes that read a torch Dataset.
+    output_dir : str or Path, optional
+        Folder for the run: config, metrics, model and pictures.
+    progress : bool
+        Show a progress bar and what was chosen.
+
+    Returns
+    -------
+    TrainedVAE
+        In eval mode. Ctrl-C gives what there is by then, with ``interrupted`` set.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any work, for arguments or data that do not fit.
+    NonFiniteError
+        If a whole epoch gives no finite numbers.
+
+    Warns
+    -----
+    NonFiniteWarning
+        If steps were skipped, because their loss or gradient was not finite.
+    PosteriorCollapseWarning
+        If the KL ends near zero.
+    """
+    known = [name for name, p in inspect.signature(train).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    reject_unknown("train", unknown, known)
+    settings = Settings(
+        epochs=1 if epochs is None else epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        beta=beta,
+        warmup=warmup,
+        binarize=binarize,
+        seed=seed,
+    )
+    latent_dim, hidden_dims = as_count("latent_dim", latent_dim), as_hidden_dims(hidden_dims)
+    chosen_device = choose_device(device)
+    folder = None if output_dir is None else RunFolder(output_dir)
+
+    source = open_data(data, workers=workers)
+    training, held_out = choose_validation(source, validation, derive(seed, Stream.SPLIT))
+    choice = choose_likelihood(source, likelihood, variance, binarize)
+    if epochs is None:
+        settings = replace(settings, epochs=choose_epochs(training.batch_count(batch_size)))
+    own = {"encoder": encoder, "decoder": decoder, "likelihood": choice.custom}
+    spec = ModelSpec(
+        input_shape=source.shape,
+        latent_dim=latent_dim,
+        preset=model,
+        hidden_dims=hidden_dims,
+        likelihood=choice.name,
+        variance=choice.variance,
+        variational=variational,
+        custom=tuple(part for part, module in own.items() if module is not None),
+    )
+    config = RunConfig(
+        model=spec,
+        training=settings,
+        data=DataInfo(
+            name=source.name,
+            samples=len(training),
+            validation_samples=len(held_out) if held_out else 0,
+            feature_names=tuple(source.feature_names) if source.feature_names else None,
+            pixels=source.pixels,
+        ),
+    )
+    bar = Progress(show=progress)
+    bar.say(_announcement(config, choice.reason))
+    with repeatable(derive(seed, Stream.WEIGHTS), chosen_device):
+        vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom).to(chosen_device)
+        check_networks(vae, training.take(torch.arange(1)).to(chosen_device))
+
+        def on_epoch(history: list[Record]) -> None:
+            if folder:
+                folder.checkpoint(TrainedVAE(vae, config, history))
+
+        def validate() -> dict[str, float]:
+            return evaluate_on(vae, held_out or training, settings, chosen_device, seed=seed)
+
+        history, interrupted = fit(
+            vae,
+            training,
+            settings,
+            device=chosen_device,
+            validate=validate if held_out else None,
+            progress=bar,
+            on_epoch=on_epoch,
+        )
+    result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
+    if history and variational and not interrupted:
+        last = history[-1]
+        report_collapse(last["kl"] if last["val_kl"] is None else last["val_kl"], beta=beta)
+        bar.say(_outcome(result.evaluate(held_out or training, seed=seed), latent_dim, held_out is not None))
+    if folder:
+        folder.finish(result, held_out or training, bar)
+    return result
+
+
+def _announcement(config: RunConfig, reason: str) -> str:
+    """Say what is about to be trained, and what was chosen for it."""
+    spec, data, settings = config.model, config.data, config.training
+    held_out = f", {data.validation_samples} held out" if data.validation_samples else ""
+    networks = " and ".join(f"own {part}" for part in spec.custom if part != "likelihood") or spec.preset
+    return (
+        f"{data.name}: {data.samples} samples of shape {spec.input_shape}{held_out}\n"
+        f"{networks}, {spec.latent_dim} codes, {spec.likelihood} likelihood ({reason}), {settings.epochs} epochs"
+    )
+
+
+def _outcome(result: dict[str, float], latent_dim: int, held_out: bool) -> str:
+    where = "held-out" if held_out else "training"
+    return (
+        f"ELBO {result['elbo']:.2f} nats per {where} sample (recon {result['recon']:.2f}, KL {result['kl']:.2f}), "
+        f"{result['active_units']} of {latent_dim} codes in use"
+    )
