@@ -60,17 +60,16 @@ def open_dataset(
         ) from None
     if not count:
         raise ValueError(f"{name}: the {source} is empty")
-    first = next(read_samples(items, [0], name=name))[0].values
+    first = next(read_samples(items, [0], name=name)).values[0]
     if not first.ndim or not first.numel():
         raise ValueError(f"{name}: item 0 of the {source} has no values, shape {tuple(first.shape)}")
     if count * first.nbytes > RESIDENT_BYTES:
         return StreamData(items, first, name=source, labels=labels, workers=workers)
     values = torch.empty((count, *first.shape), dtype=first.dtype)
     classes: list[int | None] = []
-    for samples in read_samples(items, range(count), name=name, like=first, workers=workers):
-        start = len(classes)
-        torch.stack([sample.values for sample in samples], out=values[start : start + len(samples)])
-        classes += [sample.label for sample in samples]
+    for batch in read_samples(items, range(count), name=name, like=first, workers=workers):
+        values[len(classes) : len(classes) + len(batch.labels)] = batch.values
+        classes += batch.labels
     if labels is None and None not in classes:
         labels = torch.tensor(classes)
     return open_array(values, name=name, source=source, labels=labels, pixels=pixels)

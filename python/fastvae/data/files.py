@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +29,13 @@ def open_npy(path: Path, *, name: str = "data") -> ResidentData:
         For a file that is damaged or holds Python objects, and as
         :func:`~fastvae.data.arrays.open_array`; the text names it.
     """
-    mapped = path.stat().st_size > RESIDENT_BYTES
-    array = _load(path, mapped=mapped)
+    if path.stat().st_size > RESIDENT_BYTES:
+        with _naming(path):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        with _naming(path), path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
     if not isinstance(array, np.ndarray):
-        array.close()
         raise ValueError(f"{path}: this is an .npz archive; give it that suffix")
     return open_array(array, name=f"{name}: {path}", source=str(path))
 
@@ -45,10 +50,11 @@ def open_npz(path: Path, *, name: str = "data") -> ResidentData:
     TypeError, ValueError
         As :func:`open_npy`, and if none of several arrays has such a name; the text lists them.
     """
-    archive = _load(path)
-    if isinstance(archive, np.ndarray):
-        raise ValueError(f"{path}: this is an .npy file; give it that suffix")
-    with archive:
+    with path.open("rb") as file:  # opened here, because NumPy leaves a damaged file open
+        with _naming(path):
+            archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError(f"{path}: this is an .npy file; give it that suffix")
         names = list(archive.files)
         chosen = names[0] if len(names) == 1 else next((n for n in SAMPLE_NAMES if n in names), None)
         if chosen is None:
@@ -57,40 +63,31 @@ def open_npz(path: Path, *, name: str = "data") -> ResidentData:
                 f"{path}: cannot tell which array holds the samples; expected one array, or one called "
                 f"{', '.join(SAMPLE_NAMES)}, found {found}; or give numpy.load(path)[...] itself"
             )
-        samples = _member(archive, chosen, path)
         label_name = next((n for n in LABEL_NAMES if n in names and n != chosen), None)
-        labels = None if label_name is None else _classes(_member(archive, label_name, path), samples)
+        with _naming(path):
+            samples = np.asarray(archive[chosen])
+            labels = None if label_name is None else _classes(np.asarray(archive[label_name]), samples)
     return open_array(samples, name=f"{name}: {path} {chosen!r}", source=str(path), labels=labels)
 
 
-def _load(path: Path, *, mapped: bool = False) -> Any:
+_DAMAGE = (ValueError, EOFError, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what NumPy and zipfile raise for a bad file into one error that names it."""
     try:
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(_explain(path, error)) from error
-
-
-def _member(archive: Any, name: str, path: Path) -> np.ndarray:
-    try:
-        array = archive[name]
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(_explain(path, error)) from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path}: {name!r} is no NumPy array")
-    return array
-
-
-def _explain(path: Path, error: Exception) -> str:
-    if "pickle" in str(error) or "Object arrays" in str(error):
-        return (
-            f"{path}: not a NumPy file of numbers; it holds pickled Python objects or something else, which "
-            "is never loaded because it can run code; save a plain array of numbers with numpy.save"
-        )
-    return f"{path}: the file is damaged or cut short ({error})"
+        yield
+    except _DAMAGE as error:
+        if "pickle" in str(error) or "Object arrays" in str(error):
+            raise ValueError(
+                f"{path}: not a NumPy file of numbers; it holds pickled Python objects or something else, "
+                "which is never loaded because it can run code; save a plain array of numbers with numpy.save"
+            ) from error
+        raise ValueError(f"{path}: the file is damaged or cut short ({error})") from error
 
 
 def _classes(labels: np.ndarray, samples: np.ndarray) -> Tensor | None:
-    if labels.shape != samples.shape[:1] or labels.dtype.kind not in "buif":
+    if labels.shape != samples.shape[:1] or labels.dtype.kind not in "bui":
         return None
-    classes = labels.astype(np.int64)
-    return torch.from_numpy(classes) if (classes == labels).all() else None
+    return torch.from_numpy(labels.astype(np.int64))

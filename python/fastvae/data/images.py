@@ -11,11 +11,9 @@ from torch.utils.data import Dataset
 
 from fastvae.data.base import Data
 from fastvae.data.datasets import open_dataset
-from fastvae.data.pictures import is_gray, open_picture, read_picture
+from fastvae.data.pictures import inspect_picture, read_picture
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-_ORIENTATION = 0x0112  # EXIF tag; from 5 on the picture lies on its side
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -77,10 +75,8 @@ class ImageFiles(Dataset[Tensor]):
         first_of_size: dict[tuple[int, int], Path] = {}
         counts = Counter[tuple[int, int]]()
         for path in paths:
-            with open_picture(folder / path) as image:
-                lies = image.getexif().get(_ORIENTATION, 1) >= 5
-                size = image.size[::-1] if lies else image.size
-                self.gray = self.gray and is_gray(image)
+            size, gray = inspect_picture(folder / path)
+            self.gray = self.gray and gray
             first_of_size.setdefault(size, path)
             counts[size] += 1
         if len(counts) > 1:

@@ -65,7 +65,7 @@ def check_scale(data: Data, value_range: tuple[float, float]) -> tuple[float, fl
     ValueError
         If they do: a stream cannot be looked through before its scale is chosen.
     """
-    if data.pixels and value_range[1] <= 1 / 255:
+    if data.pixels and value_range[1] < 2 / 255:
         raise ValueError(
             f"{data.name}: 8-bit values are taken for pixels from 0 to 255, but there is none above 1; give "
             "binary data as bool or float"

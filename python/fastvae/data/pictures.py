@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _GRAY_MODES = {"1", "L", "LA"}
 _WIDE_MODES = {"F", "I"}
+_ORIENTATION = 0x0112  # EXIF tag; from 5 on the picture lies on its side
 
 
 def is_picture(item: Any) -> bool:
@@ -67,8 +70,15 @@ def picture_values(image: Image, what: str, *, gray: bool | None = None) -> Tens
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
-def open_picture(path: Path) -> Image:
-    """Open an image file without decoding it.
+def inspect_picture(path: Path) -> tuple[tuple[int, int], bool]:
+    """Read the header of an image file.
+
+    Returns
+    -------
+    size : tuple of int
+        Width and height, turned as a camera's orientation mark says.
+    gray : bool
+        Whether there is one channel.
 
     Raises
     ------
@@ -77,14 +87,10 @@ def open_picture(path: Path) -> Image:
     ValueError
         For a file that is no image or is damaged; the text names it.
     """
-    try:
-        from PIL import Image  # noqa: PLC0415  an extra
-    except ImportError:
-        raise ImportError('reading images needs Pillow: pip install "fastvae[data]"') from None
-    try:
-        return Image.open(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not an image, or a damaged one ({error})") from error
+    with _open(path) as image:
+        # Asking a PNG without such a mark would decode all of it.
+        lies = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
+        return (image.size[::-1] if lies else image.size), is_gray(image)
 
 
 def read_picture(path: Path, *, gray: bool) -> Tensor:
@@ -98,11 +104,21 @@ def read_picture(path: Path, *, gray: bool) -> Tensor:
     Raises
     ------
     ImportError, ValueError
-        As :func:`open_picture` and :func:`picture_values`.
+        As :func:`inspect_picture` and :func:`picture_values`.
     """
-    with open_picture(path) as image:
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path}: the image is damaged ({error})") from error
+    with _open(path) as image:
+        image.load()
         return picture_values(image, str(path), gray=gray)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image]:
+    try:
+        from PIL import Image  # noqa: PLC0415  an extra
+    except ImportError:
+        raise ImportError('reading images needs Pillow: pip install "fastvae[data]"') from None
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not an image, or a damaged one ({error})") from error

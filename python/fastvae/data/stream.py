@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class StreamData(Data):
         """See :meth:`Data.batches`."""
         rows = range(len(self)) if order is None else order.tolist()
         start = 0
-        for samples in read_samples(
+        for batch in read_samples(
             self._items,
             rows,
             name=self.name,
@@ -60,14 +60,20 @@ class StreamData(Data):
             workers=self._workers,
             seed=seed,
         ):
-            x = torch.stack([sample.values for sample in samples]).to(device)
-            visited = torch.tensor(rows[start : start + len(samples)], device=device)
-            yield as_float(x), visited
-            start += len(samples)
+            visited = torch.tensor(rows[start : start + len(batch.values)], device=device)
+            yield as_float(batch.values.to(device)), visited
+            start += len(visited)
 
     def value_range(self) -> tuple[float, float]:
         """See :meth:`Data.value_range`."""
         return check_scale(self, super().value_range())
+
+
+class ItemBatch(NamedTuple):
+    """Samples of a data set, uint8, bool or float32, shape ``(B, *shape)``, and the class of each."""
+
+    values: Tensor
+    labels: list[int | None]
 
 
 def read_samples(
@@ -79,8 +85,8 @@ def read_samples(
     batch_size: int = 256,
     workers: int = 0,
     seed: int = 0,
-) -> Iterator[list[Sample]]:
-    """Read rows of a data set in the given order, a list of samples at a time.
+) -> Iterator[ItemBatch]:
+    """Read rows of a data set in the given order, a batch at a time.
 
     The global random generators are seeded for each row from ``seed`` and the row, and left as they were.
 
@@ -102,7 +108,7 @@ def read_samples(
     TypeError, ValueError
         For items that are no samples, or differ from ``like``.
     """
-    loader = DataLoader[list[Sample]](
+    loader = DataLoader[Any](
         _SeededItems(items, seed, name, like),
         batch_size=batch_size,
         sampler=rows,
@@ -110,10 +116,10 @@ def read_samples(
         collate_fn=_as_it_is,
         generator=torch.Generator().manual_seed(seed),  # else it draws from the caller's
     )
-    for samples in loader:
-        if isinstance(samples, Exception):
-            raise samples
-        yield samples
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 class _SeededItems(Dataset[Any]):
@@ -128,10 +134,11 @@ class _SeededItems(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._items)  # type: ignore[arg-type]
 
-    def __getitems__(self, rows: list[int]) -> list[Sample] | Exception:
+    def __getitems__(self, rows: list[int]) -> ItemBatch | Exception:
         try:
             with IsolatedRandom().active():
-                return [self._read(row) for row in rows]
+                samples = [self._read(row) for row in rows]
+            return ItemBatch(torch.stack([s.values for s in samples]), [s.label for s in samples])
         except (TypeError, ValueError) as error:
             if get_worker_info() is None:
                 raise
@@ -152,5 +159,6 @@ class _SeededItems(Dataset[Any]):
         return sample
 
 
-def _as_it_is(samples: Any) -> Any:
-    return samples
+def _as_it_is(batch: Any) -> Any:
+    """Collate nothing: the data set stacks its samples itself, in the worker."""
+    return batch
