@@ -133,6 +133,7 @@ def test_8_bit_zeros_and_ones_stay_as_they_are():
     assert data.is_binary()
     assert data.value_range() == (0.0, 1.0)
     assert open_data(raw, pixels=True).value_range() == (0.0, pytest.approx(1 / 255))
+    assert open_data(raw.astype(np.float32), pixels=True).value_range() == (0.0, 1.0), "only bytes are scaled"
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "float16", "float32", "float64", ">f4", ">i8"])

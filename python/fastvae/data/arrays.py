@@ -61,8 +61,10 @@ def open_array(
     if 0 in shape:
         raise ValueError(f"{name}: the samples are empty, shape {shape}")
     values = as_values(array, name)
-    if pixels is None:
-        pixels = values.dtype == torch.uint8 and bool(values.max() > 1)
+    if values.dtype != torch.uint8:
+        pixels = False
+    elif pixels is None:
+        pixels = bool(values.max() > 1)
     return ResidentData(values, name=source, pixels=pixels, labels=labels, test=test)
 
 
