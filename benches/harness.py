@@ -139,6 +139,9 @@ def measure(
     spent = 0.0
     collecting = gc.isenabled()
     gc.disable()
+    # What is there by now stays: looking through all of torch would take longer than most samples.
+    gc.collect()
+    gc.freeze()
     try:
         for made in range(rounds):
             if made >= 5 and spent * (made + 1) / made > seconds:
@@ -150,6 +153,7 @@ def measure(
                 spent += elapsed
             gc.collect()
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     first = samples[0]
