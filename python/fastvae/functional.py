@@ -103,9 +103,9 @@ def reparametrize(
     )
     match route(mu, logvar):
         case Route.RAW:
-            return _reparametrize.schema.reparametrize(*arguments)  # type: ignore[no-any-return]
+            return _reparametrize.schema.reparametrize(*arguments)
         case Route.FUNCTION:
-            return _reparametrize.autograd.Reparametrize.apply(*arguments)  # type: ignore[no-any-return]
+            return _reparametrize.autograd.Reparametrize.apply(*arguments)
         case Route.REFERENCE:
             return _reparametrize.reference.reparametrize(*arguments)
 
@@ -248,7 +248,7 @@ def _scale(kl: Tensor, mu: Tensor, event_dims: int, reduction: str) -> Tensor:
 
 def _with_prior(
     name: str, mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four tensors of a KL from a given prior, the prior expanded to the shape of the latent."""
     if prior_mu is None:
         prior_mu = mu.new_zeros(())
@@ -267,6 +267,4 @@ def _with_prior(
                 f"{name}: {label} of shape {tuple(prior.shape)} does not broadcast to mu of shape "
                 f"{tuple(mu.shape)}"
             ) from None
-    return [mu, logvar, *expanded]
-
-
+    return mu, logvar, expanded[0], expanded[1]

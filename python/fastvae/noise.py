@@ -202,5 +202,3 @@ def _matrix(
         rows,
     )
     return values.reshape(size).to(dtype)
-
-

@@ -88,3 +88,21 @@ def pointer(tensor: Tensor) -> int:
             "its storage was resized or freed"
         )
     return tensor.data_ptr()
+
+
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+"""The dtypes as ``fastvae._core`` numbers them."""
+
+KL_CODES = {"none": 1, "sample": 2, "sum": 3}
+"""The operator-level reductions as ``fastvae._core`` numbers them; 0 is no KL."""
+
+
+def strided(tensor: Tensor, event_dims: int) -> tuple[Tensor, tuple[int, int]]:
+    """A tensor as rows with the (address, row stride) that the kernels take; keep the tensor for the call."""
+    tensor, stride = as_rows(tensor, event_dims)
+    return tensor, (pointer(tensor), stride)
+
+
+def strided_grad_kl(grad_kl: Tensor, event_dims: int, reduction: str) -> tuple[Tensor, tuple[int, int]]:
+    """The gradient of a KL, likewise: an element matrix for ``"none"``, else a column."""
+    return strided(grad_kl, event_dims if reduction == "none" else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def check_event_dims(function: str, shape: torch.Size, event_dims: int) -> int:
 def check_index(function: str, name: str, value: SupportsIndex, limit: int) -> int:
     """A non-negative integer below ``limit``; symbolic integers pass through."""
     if isinstance(value, torch.SymInt):
-        return value
+        return cast("int", value)
     try:
         index = operator.index(value)
     except TypeError:

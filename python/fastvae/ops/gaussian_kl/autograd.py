@@ -22,11 +22,7 @@ class GaussianKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        backward = (
-            reference.gaussian_kl_backward
-            if torch.is_grad_enabled()
-            else schema.gaussian_kl_backward
-        )
+        backward = reference.gaussian_kl_backward if torch.is_grad_enabled() else schema.gaussian_kl_backward
         grad_mu, grad_logvar = backward(grad_kl, *ctx.saved_tensors, *ctx.reduce)
         return grad_mu, grad_logvar, None, None
 
@@ -46,9 +42,7 @@ class GaussianKLPrior(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(mu, logvar, prior_mu, prior_logvar)
         ctx.reduce = (event_dims, reduction)
-        return schema.gaussian_kl_prior(
-            mu, logvar, prior_mu, prior_logvar, event_dims, reduction
-        )
+        return schema.gaussian_kl_prior(mu, logvar, prior_mu, prior_logvar, event_dims, reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,123 @@
+"""The Gaussian KL on the CPU: the Rust kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastvae import _core
+from fastvae.ops.gaussian_kl import schema
+from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
+from fastvae.ops.layout import DTYPE_CODES, KL_CODES, rows_columns, strided, strided_grad_kl
+from fastvae.ops.library import kernel
+
+ABSENT = (0, 0)
+
+
+@kernel(schema.gaussian_kl, "CPU")
+def gaussian_kl(mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> Tensor:
+    """KL from the standard normal, in one pass."""
+    if not mu.numel():
+        return empty_kl(mu, event_dims, reduction).zero_()
+    kl = empty_kl(mu, event_dims, reduction)
+    rows, columns = rows_columns(mu.shape, event_dims)
+    mu, mu_rows = strided(mu, event_dims)
+    logvar, logvar_rows = strided(logvar, event_dims)
+    _core.latent_forward(
+        DTYPE_CODES[mu.dtype],
+        rows,
+        columns,
+        mu_rows,
+        logvar_rows,
+        0,
+        None,
+        KL_CODES[reduction],
+        kl.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return kl
+
+
+@kernel(schema.gaussian_kl_backward, "CPU")
+def gaussian_kl_backward(
+    grad_kl: Tensor, mu: Tensor, logvar: Tensor, event_dims: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """The gradients with respect to mu and logvar, in one pass."""
+    grad_mu, grad_logvar = empty_latent(mu), empty_latent(logvar)
+    if grad_mu.numel():
+        rows, columns = rows_columns(mu.shape, event_dims)
+        mu, mu_rows = strided(mu, event_dims)
+        logvar, logvar_rows = strided(logvar, event_dims)
+        grad_kl, grad_kl_rows = strided_grad_kl(grad_kl, event_dims, reduction)
+        _core.latent_backward(
+            DTYPE_CODES[mu.dtype],
+            rows,
+            columns,
+            mu_rows,
+            logvar_rows,
+            ABSENT,
+            None,
+            KL_CODES[reduction],
+            grad_kl_rows,
+            grad_mu.data_ptr(),
+            grad_logvar.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return grad_mu, grad_logvar
+
+
+@kernel(schema.gaussian_kl_prior, "CPU")
+def gaussian_kl_prior(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor, event_dims: int, reduction: str
+) -> Tensor:
+    """KL from a Gaussian prior, in one pass."""
+    if not mu.numel():
+        return empty_kl(mu, event_dims, reduction).zero_()
+    kl = empty_kl(mu, event_dims, reduction)
+    rows, columns = rows_columns(mu.shape, event_dims)
+    mu, mu_rows = strided(mu, event_dims)
+    logvar, logvar_rows = strided(logvar, event_dims)
+    prior_mu, prior_mu_rows = strided(prior_mu, event_dims)
+    prior_logvar, prior_logvar_rows = strided(prior_logvar, event_dims)
+    _core.prior_forward(
+        DTYPE_CODES[mu.dtype],
+        rows,
+        columns,
+        (mu_rows, logvar_rows, prior_mu_rows, prior_logvar_rows),
+        KL_CODES[reduction],
+        kl.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return kl
+
+
+@kernel(schema.gaussian_kl_prior_backward, "CPU")
+def gaussian_kl_prior_backward(
+    grad_kl: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor,
+    prior_logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients with respect to the four parameters, in one pass."""
+    grads = (empty_latent(mu), empty_latent(logvar), empty_latent(prior_mu), empty_latent(prior_logvar))
+    if mu.numel():
+        rows, columns = rows_columns(mu.shape, event_dims)
+        mu, mu_rows = strided(mu, event_dims)
+        logvar, logvar_rows = strided(logvar, event_dims)
+        prior_mu, prior_mu_rows = strided(prior_mu, event_dims)
+        prior_logvar, prior_logvar_rows = strided(prior_logvar, event_dims)
+        grad_kl, grad_kl_rows = strided_grad_kl(grad_kl, event_dims, reduction)
+        _core.prior_backward(
+            DTYPE_CODES[mu.dtype],
+            rows,
+            columns,
+            (mu_rows, logvar_rows, prior_mu_rows, prior_logvar_rows),
+            KL_CODES[reduction],
+            grad_kl_rows,
+            (grads[0].data_ptr(), grads[1].data_ptr(), grads[2].data_ptr(), grads[3].data_ptr()),
+            torch.get_num_threads(),
+        )
+    return grads

@@ -14,7 +14,9 @@ from fastvae.ops.gaussian_kl import schema
 from fastvae.ops.layout import OPMATH
 from fastvae.ops.library import kernel
 
-SERIES = tuple(1.0 / torch.exp(torch.lgamma(torch.tensor(k + 3.0, dtype=torch.float64))).item() for k in range(14))
+SERIES = tuple(
+    1.0 / torch.exp(torch.lgamma(torch.tensor(k + 3.0, dtype=torch.float64))).item() for k in range(14)
+)
 
 
 def exp_excess(x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ gaussian_kl_prior = define(
     " int event_dims, str reduction) -> Tensor"
 )
 gaussian_kl_prior_backward = define(
-    "gaussian_kl_prior_backward(Tensor grad_kl, Tensor mu, Tensor logvar, Tensor prior_mu, Tensor prior_logvar,"
-    " int event_dims, str reduction) -> (Tensor, Tensor, Tensor, Tensor)"
+    "gaussian_kl_prior_backward(Tensor grad_kl, Tensor mu, Tensor logvar, Tensor prior_mu,"
+    " Tensor prior_logvar, int event_dims, str reduction) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -46,9 +46,7 @@ def _(mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> Tensor:
 
 
 @fake(gaussian_kl_backward)
-def _(
-    grad_kl: Tensor, mu: Tensor, logvar: Tensor, event_dims: int, reduction: str
-) -> tuple[Tensor, Tensor]:
+def _(grad_kl: Tensor, mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> tuple[Tensor, Tensor]:
     del grad_kl, event_dims, reduction
     return empty_latent(mu), empty_latent(logvar)
 

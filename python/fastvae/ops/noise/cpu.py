@@ -1,0 +1,52 @@
+"""The noise on the CPU: the Rust kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastvae import _core
+from fastvae.ops.layout import pointer
+from fastvae.ops.library import kernel
+from fastvae.ops.noise import reference, schema
+
+
+def matrix(fill: Callable[..., None]) -> Callable[..., Tensor]:
+    """The operator that makes a float32 matrix with a filling function of ``fastvae._core``."""
+
+    def run(
+        rows: int, columns: int, seed: Tensor, draw: int, row_offset: int, row_ids: Tensor | None
+    ) -> Tensor:
+        out = torch.empty((rows, columns), dtype=torch.float32)
+        if out.numel():
+            # A reference that lives as long as its address is in use.
+            ids = None if row_ids is None else row_ids.contiguous()
+            address = 0 if ids is None else pointer(ids)
+            fill(
+                out.data_ptr(), rows, columns, seed.item(), draw, row_offset, address, torch.get_num_threads()
+            )
+        return out
+
+    return run
+
+
+kernel(schema.normal, "CPU")(matrix(_core.normal))
+kernel(schema.uniform, "CPU")(matrix(_core.uniform))
+
+
+@kernel(schema.permutation, "CPU")
+def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
+    """The contract's permutation of 0..n-1."""
+    out = torch.empty((n,), dtype=torch.int64)
+    _core.permutation(out.data_ptr(), n, int(seed.item()), draw)
+    return out
+
+
+@kernel(schema.fold_in, "CPU")
+def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
+    """The contract's derived seed; a few words, so tensors of many take the reference."""
+    if seed.numel() != 1:
+        return reference.fold_in(seed, tag)
+    return torch.full_like(seed, _core.fold_in(int(seed.item()), int(tag.item())))

@@ -37,7 +37,7 @@ LOG = (
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
 COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
-"""sin(a) = a + a^3 S(a^2) and cos(a) = 1 - a^2/2 + a^4 C(a^2) on [-pi/4, pi/4] (Cephes ``sinf``, ``cosf``)."""
+"""sin(a) = a + a^3 S(a^2), cos(a) = 1 - a^2/2 + a^4 C(a^2) on [-pi/4, pi/4] (Cephes ``sinf``, ``cosf``)."""
 QUARTER_TURN = 1.462918119976564e-9
 """pi/2 * 2^-30: one unit of a 30-bit fraction of a quarter turn, in radians."""
 
@@ -76,7 +76,7 @@ def split_key(seed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def words(rows: Tensor, columns: int, seed: Tensor, draw: int) -> list[Tensor]:
-    """The four words of every block that covers ``columns`` columns of ``rows``: (R, ceil(columns / 4)) each."""
+    """The four words of every block for ``columns`` columns of ``rows``: (R, ceil(columns / 4)) each."""
     blocks = torch.arange((columns + 3) // 4, dtype=torch.int64, device=rows.device)
     shape = (rows.shape[0], blocks.shape[0])
     counter = [
@@ -139,11 +139,12 @@ def radius(word: Tensor) -> Tensor:
     y = fma(e, LN2_LOW, y)
     y = fma(square, -0.5, y)
     y = fma(e, LN2_HIGH, f + y)
-    return (y * -2.0).sqrt()
+    # torch takes float32 roots from a library that is off by an ulp on some processors; float64 is enough.
+    return (y * -2.0).to(torch.float64).sqrt().to(torch.float32)
 
 
 def circle(word: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it."""
+    """Cosine and sine of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it."""
     turned = (word + 0x20000000) & MASK
     quadrant = turned >> 30
     angle = (((turned & 0x3FFFFFFF) - 0x20000000).to(torch.float32) + 0.5) * float32(QUARTER_TURN)

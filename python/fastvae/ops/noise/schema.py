@@ -7,7 +7,9 @@ from torch import Tensor
 
 from fastvae.ops.library import define, fake
 
-MATRIX = "(SymInt rows, SymInt columns, Tensor seed, SymInt draw, SymInt row_offset, Tensor? row_ids) -> Tensor"
+MATRIX = (
+    "(SymInt rows, SymInt columns, Tensor seed, SymInt draw, SymInt row_offset, Tensor? row_ids) -> Tensor"
+)
 
 draw_seed = define("draw_seed(Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 normal = define(f"normal{MATRIX}")
@@ -23,9 +25,7 @@ def _(device: torch.device) -> Tensor:
 
 @fake(normal)
 @fake(uniform)
-def _(
-    rows: int, columns: int, seed: Tensor, draw: int, row_offset: int, row_ids: Tensor | None
-) -> Tensor:
+def _(rows: int, columns: int, seed: Tensor, draw: int, row_offset: int, row_ids: Tensor | None) -> Tensor:
     del draw, row_offset, row_ids
     return torch.empty((rows, columns), dtype=torch.float32, device=seed.device)
 

@@ -44,5 +44,7 @@ def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
         drawn = torch.empty((), dtype=torch.int64, device=seed.device).random_(generator=seed)
         return drawn.to(device)
     if isinstance(seed, bool) or not isinstance(seed, int | torch.SymInt):
-        raise TypeError(f"seed must be an int, an int64 tensor, a torch.Generator or None, got {describe(seed)}")
+        raise TypeError(
+            f"seed must be an int, an int64 tensor, a torch.Generator or None, got {describe(seed)}"
+        )
     return torch.full((), as_int64(seed), dtype=torch.int64, device=device)

@@ -21,10 +21,7 @@ def one_by_one(operator: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, i
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
         examples = [
             operator(
-                *(
-                    a if dim is None else a.select(dim, i)
-                    for a, dim in zip(arguments, in_dims, strict=True)
-                )
+                *(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True))
             )
             for i in range(info.batch_size)
         ]
@@ -34,6 +31,4 @@ def one_by_one(operator: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, i
 
 
 for _name in ("normal", "uniform", "permutation", "fold_in"):
-    torch.library.register_vmap(
-        f"fastvae::{_name}", one_by_one(getattr(schema, _name)), lib=LIBRARY
-    )
+    torch.library.register_vmap(f"fastvae::{_name}", one_by_one(getattr(schema, _name)), lib=LIBRARY)

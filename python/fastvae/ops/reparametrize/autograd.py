@@ -28,9 +28,7 @@ class Reparametrize(torch.autograd.Function):
         grad_logvar = None
         if ctx.needs_input_grad[1]:
             backward = (
-                reference.reparametrize_backward
-                if torch.is_grad_enabled()
-                else schema.reparametrize_backward
+                reference.reparametrize_backward if torch.is_grad_enabled() else schema.reparametrize_backward
             )
             grad_logvar = backward(grad_z, logvar, seed, *ctx.noise)
         return grad_z, grad_logvar, None, None, None, None

@@ -15,8 +15,6 @@ reparametrize_backward = define(f"reparametrize_backward(Tensor grad_z, Tensor l
 
 @fake(reparametrize)
 @fake(reparametrize_backward)
-def _(
-    first: Tensor, logvar: Tensor, seed: Tensor, draw: int, row_offset: int, event_dims: int
-) -> Tensor:
+def _(first: Tensor, logvar: Tensor, seed: Tensor, draw: int, row_offset: int, event_dims: int) -> Tensor:
     del logvar, seed, draw, row_offset, event_dims
     return torch.empty_like(first, memory_format=torch.contiguous_format)

@@ -27,9 +27,7 @@ class ReparametrizeKL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(mu, logvar, seed)
         ctx.arguments = (draw, row_offset, event_dims, reduction)
-        return schema.reparametrize_kl(
-            mu, logvar, seed, draw, row_offset, event_dims, reduction
-        )
+        return schema.reparametrize_kl(mu, logvar, seed, draw, row_offset, event_dims, reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,9 @@ from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
 from fastvae.ops.library import define, fake
 from fastvae.ops.reparametrize.schema import NOISE
 
-reparametrize_kl = define(f"reparametrize_kl(Tensor mu, Tensor logvar, {NOISE}, str reduction) -> (Tensor, Tensor)")
+reparametrize_kl = define(
+    f"reparametrize_kl(Tensor mu, Tensor logvar, {NOISE}, str reduction) -> (Tensor, Tensor)"
+)
 reparametrize_kl_backward = define(
     "reparametrize_kl_backward(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar,"
     f" {NOISE}, str reduction) -> (Tensor, Tensor)"

@@ -1,0 +1,75 @@
+"""Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: addresses are trusted."""
+
+from typing import Final
+
+__version__: Final[str]
+
+def levels() -> list[str]: ...
+def simd_level() -> str: ...
+def fold_in(seed: int, tag: int) -> int: ...
+def normal(
+    target: int,
+    rows: int,
+    columns: int,
+    seed: int,
+    draw: int,
+    row_offset: int,
+    row_ids: int,
+    threads: int,
+) -> None: ...
+def uniform(
+    target: int,
+    rows: int,
+    columns: int,
+    seed: int,
+    draw: int,
+    row_offset: int,
+    row_ids: int,
+    threads: int,
+) -> None: ...
+def permutation(target: int, n: int, seed: int, draw: int) -> None: ...
+def latent_forward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    mu: tuple[int, int],
+    logvar: tuple[int, int],
+    z: int,
+    noise: tuple[int, int, int] | None,
+    kl_kind: int,
+    kl: int,
+    threads: int,
+) -> None: ...
+def latent_backward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    mu: tuple[int, int],
+    logvar: tuple[int, int],
+    grad_z: tuple[int, int],
+    noise: tuple[int, int, int] | None,
+    kl_kind: int,
+    grad_kl: tuple[int, int],
+    grad_mu: int,
+    grad_logvar: int,
+    threads: int,
+) -> None: ...
+def prior_forward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    inputs: tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]],
+    kl_kind: int,
+    kl: int,
+    threads: int,
+) -> None: ...
+def prior_backward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    inputs: tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]],
+    kl_kind: int,
+    grad_kl: tuple[int, int],
+    grads: tuple[int, int, int, int],
+    threads: int,
+) -> None: ...

@@ -1,0 +1,317 @@
+//! Sixteen values at a time: the vocabulary the kernel bodies are written in.
+//!
+//! The lane count is the same at every level, so the shape of every sum is too. Implementations may only use
+//! operations that IEEE 754 rounds correctly (add, multiply, fused multiply-add, square root, conversions) and
+//! integer operations: that makes all levels agree bit for bit.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+pub mod portable;
+
+use core::fmt::Debug;
+use core::ops::{Add, Mul, Sub};
+
+/// Values in one vector, at every level.
+pub const LANES: usize = 16;
+
+/// Constants that differ between `f32` and `f64` arithmetic.
+pub trait Scalar:
+    Copy
+    + Send
+    + Sync
+    + PartialOrd
+    + From<f32>
+    + Into<f64>
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Debug
+    + 'static
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1/2.
+    const HALF: Self;
+    /// 1.
+    const ONE: Self;
+    /// 2.
+    const TWO: Self;
+    /// The largest finite number.
+    const MAX: Self;
+    /// log2(e).
+    const LOG2_E: Self;
+    /// The upper part of ln 2.
+    const LN_2_HIGH: Self;
+    /// ln 2 minus its upper part.
+    const LN_2_LOW: Self;
+    /// 3/2 times 2 to the number of fraction bits: added to a small number, it leaves its rounded value in the
+    /// low bits.
+    const MAGIC: Self;
+    /// exp is 0 below minus this and infinite above it.
+    const EXP_SATURATES: Self;
+    /// Up to this exponent, 2^n and 2^n - 1 are representable.
+    const EXACT_EXPONENT: Self;
+    /// (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], lowest power first.
+    const EXP_EXCESS: &'static [Self];
+
+    /// Rounds an `f64` once.
+    fn from_f64(value: f64) -> Self;
+    /// `self * factor + term`, rounded once.
+    fn fma(self, factor: Self, term: Self) -> Self;
+    /// Correctly rounded square root.
+    fn sqrt(self) -> Self;
+    /// 2^n for an integral n in the range of normal numbers; unspecified, but no panic, for any other value.
+    fn power_of_two(self) -> Self;
+    /// 2^floor(n / 2) and 2^(n - floor(n / 2)), likewise.
+    fn power_of_two_halves(self) -> (Self, Self);
+}
+
+impl Scalar for f32 {
+    const ZERO: Self = 0.0;
+    const HALF: Self = 0.5;
+    const ONE: Self = 1.0;
+    const TWO: Self = 2.0;
+    const MAX: Self = f32::MAX;
+    const LOG2_E: Self = core::f32::consts::LOG2_E;
+    const LN_2_HIGH: Self = core::f32::consts::LN_2;
+    const LN_2_LOW: Self = -1.904_654_2e-9;
+    const MAGIC: Self = 12_582_912.0;
+    const EXP_SATURATES: Self = 110.0;
+    const EXACT_EXPONENT: Self = 24.0;
+    const EXP_EXCESS: &'static [Self] = &[
+        0.5,
+        0.1666666716337204,
+        0.041666463017463684,
+        0.00833331048488617,
+        0.0013933731243014336,
+        0.000198910798644647,
+    ];
+
+    #[inline(always)]
+    fn from_f64(value: f64) -> Self {
+        value as Self
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        self.mul_add(factor, term)
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
+
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // The sum with MAGIC holds the integer in its low bits: a saturating cast costs several times this.
+        let n = (self + Self::MAGIC).to_bits().wrapping_sub(Self::MAGIC.to_bits());
+        Self::from_bits(n.wrapping_add(127) << 23)
+    }
+
+    #[inline(always)]
+    fn power_of_two_halves(self) -> (Self, Self) {
+        let n = (self + Self::MAGIC).to_bits().wrapping_sub(Self::MAGIC.to_bits());
+        let half = (n as i32 >> 1) as u32;
+        let rest = n.wrapping_sub(half);
+        (Self::from_bits(half.wrapping_add(127) << 23), Self::from_bits(rest.wrapping_add(127) << 23))
+    }
+}
+
+impl Scalar for f64 {
+    const ZERO: Self = 0.0;
+    const HALF: Self = 0.5;
+    const ONE: Self = 1.0;
+    const TWO: Self = 2.0;
+    const MAX: Self = f64::MAX;
+    const LOG2_E: Self = core::f64::consts::LOG2_E;
+    const LN_2_HIGH: Self = core::f64::consts::LN_2;
+    const LN_2_LOW: Self = 2.3190468138462996e-17;
+    const MAGIC: Self = 6_755_399_441_055_744.0;
+    const EXP_SATURATES: Self = 760.0;
+    const EXACT_EXPONENT: Self = 52.0;
+    const EXP_EXCESS: &'static [Self] = &[
+        0.5,
+        0.16666666666666666,
+        0.041666666666666664,
+        0.008333333333333335,
+        0.001388888888888889,
+        0.0001984126984125842,
+        2.4801587301580163e-05,
+        2.7557319256523884e-06,
+        2.755731924431918e-07,
+        2.505206333270339e-08,
+        2.087672883357504e-09,
+        1.6088982142011205e-10,
+        1.1489455198383585e-11,
+    ];
+
+    #[inline(always)]
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        self.mul_add(factor, term)
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
+
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // The sum with MAGIC holds the integer in its low bits: a saturating cast costs several times this.
+        let n = (self + Self::MAGIC).to_bits().wrapping_sub(Self::MAGIC.to_bits());
+        Self::from_bits(n.wrapping_add(1023) << 52)
+    }
+
+    #[inline(always)]
+    fn power_of_two_halves(self) -> (Self, Self) {
+        let n = (self + Self::MAGIC).to_bits().wrapping_sub(Self::MAGIC.to_bits());
+        let half = (n as i64 >> 1) as u64;
+        let rest = n.wrapping_sub(half);
+        (Self::from_bits(half.wrapping_add(1023) << 52), Self::from_bits(rest.wrapping_add(1023) << 52))
+    }
+}
+
+/// Sixteen floating-point numbers.
+pub trait Floats: Copy {
+    /// The type of one lane.
+    type Scalar: Scalar;
+
+    /// The same value in every lane.
+    fn splat(value: Self::Scalar) -> Self;
+    /// Reads sixteen neighbours.
+    fn load(source: &[Self::Scalar; LANES]) -> Self;
+    /// Reads sixteen `f32` and widens them exactly.
+    fn load_f32(source: &[f32; LANES]) -> Self;
+    /// Writes sixteen neighbours.
+    fn store(self, target: &mut [Self::Scalar; LANES]);
+    /// Widens every lane to `f64` exactly.
+    fn to_f64(self) -> [f64; LANES];
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+    /// `self - other`.
+    fn sub(self, other: Self) -> Self;
+    /// `self * other`.
+    fn mul(self, other: Self) -> Self;
+    /// `self * factor + term`, rounded once.
+    fn fma(self, factor: Self, term: Self) -> Self;
+    /// Correctly rounded square root.
+    fn sqrt(self) -> Self;
+    /// `self` where it is not above `limit`; NaN stays.
+    fn at_most(self, limit: Self) -> Self;
+    /// `self` where it is not below `limit`; NaN stays.
+    fn at_least(self, limit: Self) -> Self;
+    /// `yes` where `|self| <= limit`, `no` elsewhere and for NaN.
+    fn select_within(self, limit: Self, yes: Self, no: Self) -> Self;
+    /// 2^n for integral lanes in the range of normal numbers.
+    fn power_of_two(self) -> Self;
+    /// 2^floor(n / 2) and 2^(n - floor(n / 2)) for integral lanes: their product covers subnormals and overflow.
+    fn power_of_two_halves(self) -> (Self, Self);
+}
+
+/// Sixteen 32-bit words.
+pub trait Words: Copy {
+    /// Floats with the same lanes.
+    type Floats: Floats<Scalar = f32>;
+
+    /// The same value in every lane.
+    fn splat(value: u32) -> Self;
+    /// Reads sixteen neighbours.
+    fn load(source: &[u32; LANES]) -> Self;
+    /// Wrapping sum.
+    fn add(self, other: Self) -> Self;
+    /// Wrapping difference.
+    fn sub(self, other: Self) -> Self;
+    /// Bitwise and.
+    fn and(self, other: Self) -> Self;
+    /// Bitwise exclusive or.
+    fn xor(self, other: Self) -> Self;
+    /// Logical shift right.
+    fn shift_right<const N: i32>(self) -> Self;
+    /// Arithmetic shift right.
+    fn shift_right_signed<const N: i32>(self) -> Self;
+    /// Shift left.
+    fn shift_left<const N: i32>(self) -> Self;
+    /// The high and low words of the 64-bit products.
+    fn multiply_wide(self, factor: u32) -> (Self, Self);
+    /// The words as signed integers, rounded to `f32`.
+    fn signed_to_floats(self) -> Self::Floats;
+    /// The bit patterns of floats.
+    fn from_bits(floats: Self::Floats) -> Self;
+    /// Floats from bit patterns.
+    fn to_floats(self) -> Self::Floats;
+    /// `yes` where the upper bit is set, `no` elsewhere.
+    fn select_by_sign(self, yes: Self::Floats, no: Self::Floats) -> Self::Floats;
+    /// Writes `parts[j][i]` to `target[4 * i + j]`.
+    fn store_interleaved(parts: [Self::Floats; 4], target: &mut [f32; 4 * LANES]);
+}
+
+/// An instruction-set level: the vectors the kernel bodies are instantiated with.
+pub trait Vectors: Copy {
+    /// `f32` lanes.
+    type F32: Floats<Scalar = f32>;
+    /// `f64` lanes.
+    type F64: Floats<Scalar = f64>;
+    /// Word lanes.
+    type U32: Words<Floats = Self::F32>;
+}
+
+/// Chooses the vector of a level for a scalar type.
+pub trait Arithmetic: Scalar {
+    /// The vector with this lane type.
+    type Vector<L: Vectors>: Floats<Scalar = Self>;
+}
+
+impl Arithmetic for f32 {
+    type Vector<L: Vectors> = L::F32;
+}
+
+impl Arithmetic for f64 {
+    type Vector<L: Vectors> = L::F64;
+}
+
+/// Reads sixteen values from `source[at..]`, with zeros past its end.
+#[inline(always)]
+pub fn load<V: Floats>(source: &[V::Scalar], at: usize) -> V {
+    let rest = &source[at..];
+    if let Some(full) = rest.first_chunk::<LANES>() {
+        V::load(full)
+    } else {
+        let mut padded = [V::Scalar::ZERO; LANES];
+        padded[..rest.len()].copy_from_slice(rest);
+        V::load(&padded)
+    }
+}
+
+/// Reads sixteen `f32` from `source[at..]` as `V`, with zeros past its end.
+#[inline(always)]
+#[must_use]
+pub fn load_f32<V: Floats>(source: &[f32], at: usize) -> V {
+    let rest = &source[at..];
+    if let Some(full) = rest.first_chunk::<LANES>() {
+        V::load_f32(full)
+    } else {
+        let mut padded = [0.0; LANES];
+        padded[..rest.len()].copy_from_slice(rest);
+        V::load_f32(&padded)
+    }
+}
+
+/// Writes the lanes that `target[at..]` has room for.
+#[inline(always)]
+pub fn store<V: Floats>(value: V, target: &mut [V::Scalar], at: usize) {
+    let rest = &mut target[at..];
+    if let Some(full) = rest.first_chunk_mut::<LANES>() {
+        value.store(full);
+    } else {
+        let mut lanes = [V::Scalar::ZERO; LANES];
+        value.store(&mut lanes);
+        let length = rest.len();
+        rest.copy_from_slice(&lanes[..length]);
+    }
+}

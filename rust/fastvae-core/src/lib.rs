@@ -1,0 +1,31 @@
+//! Kernels of fastvae: counter-based noise, reparametrized sampling and Gaussian KL, forward and backward.
+//!
+//! This crate knows neither Python nor torch. A tensor is a [`Matrix`] of rows with unit-stride columns; the
+//! maths of each operation is one generic body over [`lanes::Floats`], compiled once for every instruction-set
+//! [`Level`] and chosen at run time. All levels, thread counts and chunkings give the same bits: see
+//! `DESIGN.md` for how, and `docs/noise.md` for the noise contract.
+
+pub mod element;
+pub mod kl;
+pub mod lanes;
+pub mod level;
+pub mod math;
+pub mod matrix;
+pub mod noise;
+pub mod ops;
+pub mod philox;
+pub mod split;
+
+pub use element::Element;
+pub use level::Level;
+pub use matrix::Matrix;
+pub use noise::{Noise, Rows};
+
+/// How a kernel is to be run; the numbers it gives do not depend on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Execution {
+    /// Instruction set of the kernel bodies.
+    pub level: Level,
+    /// At most this many threads, the calling one included.
+    pub threads: usize,
+}

@@ -1,0 +1,116 @@
+//! The functions behind the kernels, on lanes.
+//!
+//! Coefficients of `log`, `sin` and `cos` are those of Cephes (`logf`, `sinf`, `cosf`); those of the exponential
+//! are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
+
+use crate::lanes::{Floats, Scalar, Words};
+
+const LOG: [f32; 9] = [
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+];
+const LOG_LN_2_HIGH: f32 = 0.693359375;
+const LOG_LN_2_LOW: f32 = -2.12194440e-4;
+const SIN: [f32; 3] = [-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1];
+const COS: [f32; 3] = [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2];
+/// pi/2 * 2^-30: one unit of a 30-bit fraction of a quarter turn, in radians.
+const QUARTER_TURN: f32 = 1.462918119976564e-9;
+/// The bits of sqrt(1/2): mantissas are taken between it and sqrt(2).
+const SQRT_HALF_BITS: u32 = 0x3F35_04F3;
+
+/// Horner's rule, highest power first.
+#[inline(always)]
+fn polynomial<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
+    let mut sum = V::splat(coefficients[0]);
+    for &coefficient in &coefficients[1..] {
+        sum = sum.fma(x, V::splat(coefficient));
+    }
+    sum
+}
+
+/// sqrt(-2 ln u) with u = (word + 1/2) / 2^32 rounded to `f32`: the radius of Box-Muller.
+#[inline(always)]
+pub fn radius<W: Words>(word: W) -> W::Floats {
+    let splat = W::Floats::splat;
+    let high = word.shift_right::<16>().signed_to_floats();
+    let low = word.and(W::splat(0xFFFF)).signed_to_floats();
+    let u = high.fma(splat(65536.0), low.add(splat(0.5))).mul(splat(1.0 / 4_294_967_296.0));
+    let bits = W::from_bits(u);
+    let exponent = bits.sub(W::splat(SQRT_HALF_BITS)).shift_right_signed::<23>();
+    let f = bits.sub(exponent.shift_left::<23>()).to_floats().sub(splat(1.0));
+    let e = exponent.signed_to_floats();
+    let square = f.mul(f);
+    let y = polynomial(f, &LOG).mul(f).mul(square);
+    let y = e.fma(splat(LOG_LN_2_LOW), y);
+    let y = square.fma(splat(-0.5), y);
+    let y = e.fma(splat(LOG_LN_2_HIGH), f.add(y));
+    y.mul(splat(-2.0)).sqrt()
+}
+
+/// cos and sin of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it.
+#[inline(always)]
+pub fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
+    let splat = W::Floats::splat;
+    let turned = word.add(W::splat(0x2000_0000));
+    let fraction = turned.and(W::splat(0x3FFF_FFFF)).sub(W::splat(0x2000_0000)).signed_to_floats();
+    let angle = fraction.add(splat(0.5)).mul(splat(QUARTER_TURN));
+    let square = angle.mul(angle);
+    let sine = polynomial(square, &SIN).mul(square).fma(angle, angle);
+    let cosine = polynomial(square, &COS).mul(square).fma(square, square.fma(splat(-0.5), splat(1.0)));
+    let swap = turned.shift_left::<1>();
+    let x = swap.select_by_sign(sine, cosine);
+    let y = swap.select_by_sign(cosine, sine);
+    let sign = W::splat(0x8000_0000);
+    let x_sign = turned.add(W::splat(0x4000_0000)).and(sign);
+    let y_sign = turned.and(sign);
+    (W::from_bits(x).xor(x_sign).to_floats(), W::from_bits(y).xor(y_sign).to_floats())
+}
+
+/// e^h and what is left of it when its first terms are taken away.
+#[derive(Clone, Copy)]
+pub struct Exponential<V> {
+    /// e^h.
+    pub value: V,
+    /// e^h - 1.
+    pub growth: V,
+    /// e^h - 1 - h.
+    pub excess: V,
+}
+
+/// The exponential, each part to the precision of the type for every finite h.
+///
+/// With e^r = 1 + r + r^2 q(r) on the reduced argument, the parts never come from a difference of near equals.
+/// h = -inf gives 0, -1 and +inf, h = +inf gives +inf, +inf and NaN, NaN gives NaN.
+#[inline(always)]
+pub fn exponential<V: Floats>(h: V) -> Exponential<V> {
+    let splat = V::splat;
+    // Beyond these the exponential is 0 or infinite anyway; within them the exponent fits.
+    let limited = h
+        .at_most(splat(V::Scalar::EXP_SATURATES))
+        .at_least(splat(V::Scalar::ZERO - V::Scalar::EXP_SATURATES));
+    let magic = splat(V::Scalar::MAGIC);
+    let n = limited.fma(splat(V::Scalar::LOG2_E), magic).sub(magic);
+    let r = n.fma(splat(V::Scalar::ZERO - V::Scalar::LN_2_HIGH), limited);
+    let r = n.fma(splat(V::Scalar::ZERO - V::Scalar::LN_2_LOW), r);
+    let square = r.mul(r);
+    let mut q = splat(V::Scalar::EXP_EXCESS[V::Scalar::EXP_EXCESS.len() - 1]);
+    for &coefficient in V::Scalar::EXP_EXCESS.iter().rev().skip(1) {
+        q = q.fma(r, splat(coefficient));
+    }
+    let p = square.fma(q, r);
+    let one = splat(V::Scalar::ONE);
+    let (first, second) = n.power_of_two_halves();
+    let value = p.add(one).mul(first).mul(second);
+    let scale = n.power_of_two();
+    let exact = splat(V::Scalar::EXACT_EXPONENT);
+    let growth = n.select_within(exact, p.fma(scale, scale.sub(one)), value.sub(one));
+    let excess = n.select_within(splat(V::Scalar::HALF), square.mul(q), growth.sub(h));
+    Exponential { value, growth, excess }
+}

@@ -1,0 +1,108 @@
+//! The operations: forward and backward are one pass over memory each.
+
+pub mod latent;
+pub mod prior;
+mod sum;
+
+pub use latent::{latent_backward, latent_forward};
+pub use prior::{Gaussians, PriorGrads, prior_backward, prior_forward};
+
+use crate::Matrix;
+use crate::element::Element;
+use crate::lanes::Scalar;
+use crate::split::{Span, pieces, segments};
+
+/// Where a KL goes.
+#[derive(Debug)]
+pub enum KlTarget<'a, M> {
+    /// Nowhere: it is not computed.
+    Nowhere,
+    /// One value per element of a contiguous matrix.
+    Elements(&'a mut [M]),
+    /// One sum per row.
+    Rows(&'a mut [M]),
+    /// The sum of everything.
+    Total(&'a mut M),
+}
+
+/// The gradient of a KL.
+#[derive(Clone, Copy, Debug)]
+pub enum KlGrad<'a, M> {
+    /// None: the KL was not used.
+    Absent,
+    /// One value per element.
+    Elements(Matrix<'a, M>),
+    /// One value per row (a matrix of one column; the distance of its rows is 0 for a total).
+    Rows(Matrix<'a, M>),
+}
+
+/// The part of a [`KlTarget`] that one span writes.
+#[derive(Debug)]
+pub(crate) enum KlPiece<'a, M> {
+    Nowhere,
+    Elements(&'a mut [M]),
+    Rows(&'a mut [M]),
+    /// A partial sum, in `f64`: of a stretch of a row, or of all that the span holds.
+    Partial(&'a mut f64),
+}
+
+/// Distributes a target among spans; partial sums are added up by [`finish`].
+fn distribute<'a, M>(
+    target: &'a mut KlTarget<'_, M>,
+    partials: &'a mut Vec<f64>,
+    spans: &[Span],
+    columns: usize,
+) -> Vec<KlPiece<'a, M>> {
+    match target {
+        KlTarget::Nowhere => spans.iter().map(|_| KlPiece::Nowhere).collect(),
+        KlTarget::Elements(all) => {
+            pieces(all, spans.iter().map(Span::elements)).map(KlPiece::Elements).collect()
+        }
+        KlTarget::Rows(all) if segments(columns) == 1 => {
+            pieces(all, spans.iter().map(|span| span.rows)).map(KlPiece::Rows).collect()
+        }
+        KlTarget::Rows(_) | KlTarget::Total(_) => {
+            partials.resize(spans.len(), 0.0);
+            partials.iter_mut().map(KlPiece::Partial).collect()
+        }
+    }
+}
+
+/// Adds up the partial sums, in the order of the spans.
+fn finish<M: Scalar>(target: &mut KlTarget<'_, M>, partials: &[f64], columns: usize) {
+    match target {
+        KlTarget::Total(total) => **total = M::from_f64(partials.iter().sum()),
+        KlTarget::Rows(rows) if columns == 0 => rows.fill(M::ZERO),
+        KlTarget::Rows(rows) if segments(columns) > 1 => {
+            for (row, parts) in rows.iter_mut().zip(partials.chunks(segments(columns))) {
+                *row = M::from_f64(parts.iter().sum());
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Checks a target against a matrix.
+fn check_target<M>(target: &KlTarget<'_, M>, rows: usize, columns: usize) {
+    match target {
+        KlTarget::Elements(all) => assert_eq!(all.len(), rows * columns, "one value per element"),
+        KlTarget::Rows(all) => assert_eq!(all.len(), rows, "one value per row"),
+        KlTarget::Nowhere | KlTarget::Total(_) => {}
+    }
+}
+
+/// Checks a gradient against a matrix.
+fn check_grad<M>(grad: &KlGrad<'_, M>, rows: usize, columns: usize) {
+    match grad {
+        KlGrad::Elements(all) => {
+            assert_eq!((all.rows(), all.columns()), (rows, columns), "one value per element");
+        }
+        KlGrad::Rows(all) => assert_eq!((all.rows(), all.columns()), (rows, 1), "one value per row"),
+        KlGrad::Absent => {}
+    }
+}
+
+/// A buffer for a tile of a dtype that is not computed in directly.
+fn stage<T: Element>() -> Vec<T::Math> {
+    if T::STAGED { vec![T::Math::ZERO; crate::noise::TILE] } else { Vec::new() }
+}

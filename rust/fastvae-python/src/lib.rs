@@ -1,0 +1,28 @@
+//! The Python module `fastvae._core`: kernels of `fastvae-core` on the memory of CPU tensors.
+//!
+//! Tensors arrive as integers: the address of the first element and the distance of rows, in elements. The
+//! caller (`fastvae.ops.*.cpu`) holds the tensors for the length of the call and has checked their storage;
+//! [`memory`] checks what can be checked here before it forms a slice.
+
+mod memory;
+mod operations;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::operations::{
+        fold_in, latent_backward, latent_forward, levels, normal, permutation, prior_backward, prior_forward,
+        simd_level, uniform,
+    };
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        // A level that was asked for and cannot be had is an error at once, not at the first call.
+        crate::operations::level().map(|_| ())
+    }
+}

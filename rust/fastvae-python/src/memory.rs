@@ -1,0 +1,98 @@
+//! From addresses to slices: the one place of this crate with `unsafe`.
+
+use fastvae_core::Matrix;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use std::ops::Range;
+
+/// Memory of a tensor: the address of its first element, and how many elements it spans.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    address: usize,
+    length: usize,
+}
+
+impl Memory {
+    /// Checks an address for a number of elements of a type.
+    pub(crate) fn new<T>(name: &str, address: usize, length: usize) -> PyResult<Self> {
+        if length == 0 {
+            return Ok(Self { address: 0, length });
+        }
+        let bytes = length.checked_mul(size_of::<T>()).filter(|&bytes| isize::try_from(bytes).is_ok());
+        if address == 0 {
+            return Err(PyValueError::new_err(format!(
+                "{name}: {length} elements at a null address (a tensor without memory of its own)"
+            )));
+        }
+        if !address.is_multiple_of(align_of::<T>()) {
+            return Err(PyValueError::new_err(format!("{name}: address {address:#x} is not aligned")));
+        }
+        if bytes.and_then(|bytes| address.checked_add(bytes)).is_none() {
+            return Err(PyValueError::new_err(format!("{name}: {length} elements do not fit in memory")));
+        }
+        Ok(Self { address, length })
+    }
+
+    /// The memory of a matrix.
+    pub(crate) fn of_matrix<T>(
+        name: &str,
+        address: usize,
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> PyResult<Self> {
+        let length = Matrix::<T>::extent(rows, columns, stride).ok_or_else(|| {
+            PyValueError::new_err(format!("{name}: {rows} rows {stride} apart do not fit in memory"))
+        })?;
+        Self::new::<T>(name, address, length)
+    }
+
+    fn range<T>(self) -> Range<usize> {
+        self.address..self.address + self.length * size_of::<T>()
+    }
+
+    /// Whether two pieces of memory share a byte.
+    pub(crate) fn overlaps<T, U>(self, other: Self) -> bool {
+        let (a, b) = (self.range::<T>(), other.range::<U>());
+        a.start < b.end && b.start < a.end
+    }
+
+    /// The elements, to read.
+    ///
+    /// # Safety
+    /// The memory must hold initialised elements of the type, and nobody may write to it for `'a`.
+    pub(crate) unsafe fn read<'a, T>(self) -> &'a [T] {
+        if self.length == 0 {
+            return &[];
+        }
+        // SAFETY: the address is not null and aligned, and the size fits in `isize` (`Memory::new`); the rest is
+        // the caller's promise.
+        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.address), self.length) }
+    }
+
+    /// The elements, to write.
+    ///
+    /// # Safety
+    /// The memory must be the caller's alone for `'a`.
+    pub(crate) unsafe fn write<'a, T>(self) -> &'a mut [T] {
+        if self.length == 0 {
+            return &mut [];
+        }
+        // SAFETY: as for `read`; every bit pattern is an element of the types used here.
+        unsafe {
+            std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(self.address), self.length)
+        }
+    }
+}
+
+/// Fails if an output shares memory with an input or another output.
+pub(crate) fn check_disjoint<T, U>(outputs: &[Memory], inputs: &[Memory]) -> PyResult<()> {
+    for (i, output) in outputs.iter().enumerate() {
+        let clash = inputs.iter().any(|input| output.overlaps::<T, U>(*input))
+            || outputs[..i].iter().any(|other| output.overlaps::<T, T>(*other));
+        if clash {
+            return Err(PyValueError::new_err("an output shares memory with another tensor of the call"));
+        }
+    }
+    Ok(())
+}
