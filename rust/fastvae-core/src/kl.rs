@@ -3,60 +3,64 @@
 use crate::lanes::{Floats, Scalar};
 use crate::math::{Exponential, exponential};
 
-/// KL(N(mu, e^logvar) || N(0, 1)) with `e` the exponential of logvar / 2.
-///
-/// e^l - 1 - l = 2 (e^h - 1 - h) + (e^h - 1)^2 with h = l / 2: two terms that are never negative.
-#[inline(always)]
-pub fn standard<V: Floats>(mu: V, e: Exponential<V>) -> V {
-    let half = V::splat(V::Scalar::HALF);
-    half.mul(mu).fma(mu, half.mul(e.growth).fma(e.growth, e.excess))
+/// What the KL needs to know of the ratio of two standard deviations, s = e^h.
+#[derive(Clone, Copy)]
+pub struct Ratio<V> {
+    /// s - 1.
+    pub growth: V,
+    /// s - 1 - h.
+    pub excess: V,
 }
 
-/// e^logvar - 1 with `e` the exponential of logvar / 2: twice the gradient with respect to logvar.
-#[inline(always)]
-pub fn variance_growth<V: Floats>(e: Exponential<V>) -> V {
-    e.growth.mul(e.growth.add(V::splat(V::Scalar::TWO)))
+impl<V: Floats> Ratio<V> {
+    /// The ratio to a standard deviation of 1, from the exponential of logvar / 2.
+    #[inline(always)]
+    pub fn to_unit(e: Exponential<V>) -> Self {
+        Self { growth: e.growth, excess: e.excess }
+    }
+
+    /// The KL of a Gaussian whose mean is `distance` standard deviations of the prior away.
+    ///
+    /// With l = 2 h, e^l - 1 - l = 2 (e^h - 1 - h) + (e^h - 1)^2: two terms that are never negative.
+    #[inline(always)]
+    pub fn kl(self, distance: V) -> V {
+        let half = V::splat(V::Scalar::HALF);
+        half.mul(distance).fma(distance, half.mul(self.growth).fma(self.growth, self.excess))
+    }
+
+    /// s^2 - 1: twice the gradient with respect to the logarithm of the variance.
+    #[inline(always)]
+    pub fn variance_growth(self) -> V {
+        self.growth.mul(self.growth.add(V::splat(V::Scalar::TWO)))
+    }
 }
 
-/// A posterior and a prior, as the KL between them needs them.
+/// A posterior as seen from a prior.
 #[derive(Clone, Copy)]
 pub struct Relative<V> {
     /// (mu - `prior_mu`) / `prior_sigma`.
     pub distance: V,
     /// 1 / `prior_sigma`.
     pub inverse: V,
-    /// The exponential of (logvar - `prior_logvar`) / 2.
-    pub ratio: Exponential<V>,
+    /// sigma / `prior_sigma`.
+    pub ratio: Ratio<V>,
 }
 
 /// Sets a posterior in relation to a prior.
 #[inline(always)]
 pub fn relative<V: Floats>(mu: V, logvar: V, prior_mu: V, prior_logvar: V) -> Relative<V> {
     let half = V::splat(V::Scalar::HALF);
-    // The rounding error of the difference (Knuth's two-sum) is worth e^error in the result.
+    // The rounding error of the difference (Knuth's two-sum) is worth a factor e^error in the result.
     let difference = logvar.sub(prior_logvar);
     let back = difference.sub(logvar);
     let error = logvar.sub(difference.sub(back)).sub(prior_logvar.add(back));
-    let rounded = exponential(difference.mul(half));
+    let e = exponential(difference.mul(half));
     let correction = error.mul(half);
     // Where the exponential overflowed there is nothing to correct, and infinity times 0 would be NaN.
     let finite = V::splat(V::Scalar::MAX);
-    let ratio = Exponential {
-        value: rounded.value.select_within(
-            finite,
-            rounded.value.fma(correction, rounded.value),
-            rounded.value,
-        ),
-        growth: rounded.value.select_within(
-            finite,
-            rounded.value.fma(correction, rounded.growth),
-            rounded.growth,
-        ),
-        excess: rounded.value.select_within(
-            finite,
-            rounded.growth.fma(correction, rounded.excess),
-            rounded.excess,
-        ),
+    let ratio = Ratio {
+        growth: e.value.select_within(finite, e.value.fma(correction, e.growth), e.growth),
+        excess: e.value.select_within(finite, e.growth.fma(correction, e.excess), e.excess),
     };
     let inverse = exponential(prior_logvar.mul(V::splat(V::Scalar::ZERO - V::Scalar::HALF))).value;
     Relative { distance: mu.sub(prior_mu).mul(inverse), inverse, ratio }

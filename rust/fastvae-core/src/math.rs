@@ -76,12 +76,30 @@ pub fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
 /// e^h and what is left of it when its first terms are taken away.
 #[derive(Clone, Copy)]
 pub struct Exponential<V> {
+    /// e^r - 1 of the reduced argument r = h - n ln 2.
+    reduced: V,
+    /// 2^n in two factors.
+    scale: (V, V),
     /// e^h.
     pub value: V,
     /// e^h - 1.
     pub growth: V,
     /// e^h - 1 - h.
     pub excess: V,
+}
+
+impl<V: Floats> Exponential<V> {
+    /// e^h * factor + term: the product is rounded once before the sum, and subnormals lose nothing.
+    #[inline(always)]
+    pub fn times_plus(self, factor: V, term: V) -> V {
+        self.reduced.fma(factor, factor).mul(self.scale.0).fma(self.scale.1, term)
+    }
+
+    /// e^h * factor.
+    #[inline(always)]
+    pub fn times(self, factor: V) -> V {
+        self.reduced.fma(factor, factor).mul(self.scale.0).mul(self.scale.1)
+    }
 }
 
 /// The exponential, each part to the precision of the type for every finite h.
@@ -106,11 +124,11 @@ pub fn exponential<V: Floats>(h: V) -> Exponential<V> {
     }
     let p = square.fma(q, r);
     let one = splat(V::Scalar::ONE);
-    let (first, second) = n.power_of_two_halves();
-    let value = p.add(one).mul(first).mul(second);
+    let halves = n.power_of_two_halves();
+    let value = p.add(one).mul(halves.0).mul(halves.1);
     let scale = n.power_of_two();
     let exact = splat(V::Scalar::EXACT_EXPONENT);
     let growth = n.select_within(exact, p.fma(scale, scale.sub(one)), value.sub(one));
     let excess = n.select_within(splat(V::Scalar::HALF), square.mul(q), growth.sub(h));
-    Exponential { value, growth, excess }
+    Exponential { reduced: p, scale: halves, value, growth, excess }
 }

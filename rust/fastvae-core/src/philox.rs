@@ -36,17 +36,48 @@ pub fn blocks<W: Words>(counter: [W; 4], key: [u32; 2]) -> [W; 4] {
 
 #[cfg(test)]
 mod tests {
-    use super::block;
+    use super::{block, blocks};
+    use crate::lanes::{LANES, Vectors, Words};
+    use crate::level::{Kernel, Level, dispatch};
 
-    /// The known answers that come with Random123.
+    /// The known answers that come with Random123: counter, key, words.
+    const KNOWN_ANSWERS: [([u32; 4], [u32; 2], [u32; 4]); 3] = [
+        ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+        ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+        (
+            [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+            [0xa409_3822, 0x299f_31d0],
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+        ),
+    ];
+
     #[test]
     fn known_answers() {
-        let ones = u32::MAX;
-        assert_eq!(block([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(block([ones; 4], [ones; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
-        assert_eq!(
-            block([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
-            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
-        );
+        for (counter, key, words) in KNOWN_ANSWERS {
+            assert_eq!(block(counter, key), words);
+        }
+    }
+
+    struct Lanes([u32; 4], [u32; 2]);
+
+    impl Kernel for Lanes {
+        type Output = [[u32; 4]; LANES];
+
+        #[inline(always)]
+        fn run<L: Vectors>(self) -> Self::Output {
+            let counter = self.0.map(L::U32::splat);
+            let mut bits = [0.0; 4 * LANES];
+            L::U32::store_interleaved(blocks(counter, self.1).map(L::U32::to_floats), &mut bits);
+            core::array::from_fn(|lane| core::array::from_fn(|word| bits[4 * lane + word].to_bits()))
+        }
+    }
+
+    #[test]
+    fn known_answers_in_every_lane_of_every_level() {
+        for level in Level::available() {
+            for (counter, key, words) in KNOWN_ANSWERS {
+                assert_eq!(dispatch(level, Lanes(counter, key)), [words; LANES], "{level:?}");
+            }
+        }
     }
 }

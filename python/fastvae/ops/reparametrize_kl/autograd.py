@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvae.ops.gaussian_kl import reference as gaussian_kl_reference
+from fastvae.ops.gaussian_kl import schema as gaussian_kl_schema
 from fastvae.ops.library import autograd_kernel
+from fastvae.ops.reparametrize import reference as reparametrize_reference
+from fastvae.ops.reparametrize import schema as reparametrize_schema
 from fastvae.ops.reparametrize_kl import reference, schema
 
 
@@ -25,19 +29,30 @@ class ReparametrizeKL(torch.autograd.Function):
         event_dims: int,
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(mu, logvar, seed)
         ctx.arguments = (draw, row_offset, event_dims, reduction)
         return schema.reparametrize_kl(mu, logvar, seed, draw, row_offset, event_dims, reduction)
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        backward = (
-            reference.reparametrize_kl_backward
-            if torch.is_grad_enabled()
-            else schema.reparametrize_kl_backward
-        )
-        grads = backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.arguments)
-        return (*grads, None, None, None, None, None)
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
+        mu, logvar, seed = ctx.saved_tensors
+        *noise, event_dims, reduction = ctx.arguments
+        plain = torch.is_grad_enabled()
+        # An output that was not used has no gradient: a zero in its place would turn an infinite sigma into NaN.
+        if grad_kl is None:
+            ops = reparametrize_reference if plain else reparametrize_schema
+            grad_mu = grad_z
+            grad_logvar = ops.reparametrize_backward(grad_z, logvar, seed, *noise, event_dims)
+        elif grad_z is None:
+            ops = gaussian_kl_reference if plain else gaussian_kl_schema
+            grad_mu, grad_logvar = ops.gaussian_kl_backward(grad_kl, mu, logvar, event_dims, reduction)
+        else:
+            ops = reference if plain else schema
+            grad_mu, grad_logvar = ops.reparametrize_kl_backward(
+                grad_z, grad_kl, mu, logvar, seed, *noise, event_dims, reduction
+            )
+        return grad_mu, grad_logvar, None, None, None, None, None
 
 
 autograd_kernel(schema.reparametrize_kl, ReparametrizeKL)

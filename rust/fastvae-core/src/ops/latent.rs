@@ -3,7 +3,7 @@
 use super::sum::Sum;
 use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish, stage};
 use crate::element::Element;
-use crate::kl::{standard, variance_growth};
+use crate::kl::Ratio;
 use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, load_f32, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::exponential;
@@ -142,10 +142,10 @@ fn forward_row<V: Floats, const SAMPLE: bool, const KL: bool, const ELEMENTS: bo
         let m = load::<V>(mu, at);
         let e = exponential(load::<V>(logvar, at).mul(half));
         if SAMPLE {
-            store(e.value.fma(load_f32::<V>(eps, at), m), z, at);
+            store(e.times_plus(load_f32::<V>(eps, at), m), z, at);
         }
         if KL {
-            let value = standard(m, e);
+            let value = Ratio::to_unit(e).kl(m);
             if ELEMENTS {
                 store(value, kl, at);
             } else {
@@ -301,10 +301,10 @@ fn backward_row<V: Floats, const SAMPLE: bool, const KL: bool, const ELEMENTS: b
             let m = load::<V>(mu, at);
             let of_mu = if SAMPLE { g_kl.fma(m, load::<V>(grad_z, at)) } else { g_kl.mul(m) };
             store(of_mu, grad_mu, at);
-            of_logvar = g_kl.mul(variance_growth(e));
+            of_logvar = g_kl.mul(Ratio::to_unit(e).variance_growth());
         }
         if SAMPLE {
-            let slope = e.value.mul(load_f32::<V>(eps, at));
+            let slope = e.times(load_f32::<V>(eps, at));
             let g_z = load::<V>(grad_z, at);
             of_logvar = if KL { g_z.fma(slope, of_logvar) } else { g_z.mul(slope) };
         }

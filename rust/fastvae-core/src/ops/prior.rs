@@ -3,7 +3,7 @@
 use super::sum::Sum;
 use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish, stage};
 use crate::element::Element;
-use crate::kl::{relative, standard, variance_growth};
+use crate::kl::relative;
 use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::noise::Tiles;
@@ -135,7 +135,7 @@ fn forward_row<V: Floats>(
             load::<V>(prior_mu, at),
             load::<V>(prior_logvar, at),
         );
-        let value = standard(to_prior.distance, to_prior.ratio);
+        let value = to_prior.ratio.kl(to_prior.distance);
         if let Some(elements) = elements.as_deref_mut() {
             store(value, elements, at);
         } else {
@@ -232,7 +232,7 @@ fn backward_row<V: Floats>(
         );
         let g = if per_row { V::splat(grad_kl[0]) } else { load::<V>(grad_kl, at) };
         let of_mu = g.mul(to_prior.distance).mul(to_prior.inverse);
-        let growth = variance_growth(to_prior.ratio);
+        let growth = to_prior.ratio.variance_growth();
         let spread = to_prior.distance.fma(to_prior.distance, growth);
         store(of_mu, grad_mu, at);
         store(g.mul(growth).mul(half), grad_logvar, at);

@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "fastvae",
+    deadline=None,  # times are measured in benches/, never in tests
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("fastvae")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Give every test the same torch randomness, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads():
+    """A function that sets torch's thread count, undone at the end."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

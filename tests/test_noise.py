@@ -1,0 +1,221 @@
+"""The noise contract: known answers, and independence of everything but (seed, draw, row, column)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastvae import _core, noise
+from fastvae.ops.noise import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+DISTRIBUTIONS = [noise.normal, noise.uniform]
+seeds = st.integers(-(2**63), 2**63 - 1)
+draws = st.integers(0, 2**32 - 1)
+offsets = st.integers(0, 2**62)
+shapes = st.tuples(st.integers(0, 9), st.integers(0, 70))
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view({4: torch.int32, 8: torch.int64, 2: torch.int16}[tensor.element_size()])
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(bits(a), bits(b))
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
+def test_known_answers_of_the_reference(counter, key, words):
+    result = reference.philox([torch.tensor(c) for c in counter], [torch.tensor(k) for k in key])
+    assert tuple(int(word) for word in result) == words
+
+
+def test_known_answer_of_the_kernels():
+    """The upper 24 bits of all four words, through the public door; the Rust tests have the other answers."""
+    _, _, words = KNOWN_ANSWERS[0]
+    assert (noise.uniform((1, 4), 0) * 2**24).flatten().tolist() == [word >> 8 for word in words]
+
+
+def run_document() -> dict:
+    """The names that the code of docs/noise.md defines."""
+    text = (Path(__file__).parent.parent / "docs" / "noise.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        exec(compile(code, "docs/noise.md", "exec"), names)  # noqa: S102
+    return names
+
+
+docs = pytest.mark.skipif(
+    not (Path(__file__).parent.parent / "docs" / "noise.md").exists(),
+    reason="docs/ is not beside these tests",
+)
+
+@docs
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
+def test_known_answers_of_the_document(counter, key, words):
+    assert tuple(int(word) for word in run_document()["philox"](counter, key)) == words
+
+
+@docs
+@pytest.mark.parametrize(("seed", "draw", "row", "columns"), [(0, 0, 0, 9), (-5, 7, 2**40, 33), (2**62, 2**32 - 1, 5, 4)])
+def test_the_document_describes_the_kernels(seed, draw, row, columns):
+    """docs/noise.md is executable, and gives the kernels' bits."""
+    document = run_document()
+    for name in ("normal", "uniform"):
+        expected = document[name](seed, draw, row, columns)
+        got = getattr(noise, name)((1, columns), seed, draw=draw, row_offset=row)[0].numpy()
+        assert got.dtype == expected.dtype == np.float32
+        assert np.array_equal(got.view(np.int32), expected.view(np.int32)), name
+    assert document["fold_in"](seed, row) == noise.fold_in(seed, row) % 2**64
+
+
+@given(shapes, seeds, draws, offsets)
+def test_kernels_and_reference_give_the_same_bits(shape, seed, draw, offset):
+    key = torch.tensor(seed)
+    for name in ("normal", "uniform"):
+        expected = getattr(reference, name)(*shape, key, draw, offset, None)
+        assert same(getattr(noise, name)(shape, seed, draw=draw, row_offset=offset), expected), name
+
+
+@given(st.integers(0, 300), seeds, draws)
+def test_permutation_and_fold_in_match_the_reference(n, seed, draw):
+    key = torch.tensor(seed)
+    order = noise.permutation(n, seed, draw=draw)
+    assert torch.equal(order, reference.permutation(n, key, draw))
+    assert torch.equal(order.sort().values, torch.arange(n))
+    folded = noise.fold_in(seed, draw)
+    assert folded == int(reference.fold_in(key, torch.tensor(draw)))
+    assert folded == int(noise.fold_in(key, draw)) == int(noise.fold_in(seed, torch.tensor(draw)))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@given(st.integers(2, 60), st.integers(1, 40), st.data())
+def test_a_batch_may_be_split_anywhere(draw, rows, columns, data):
+    cut = data.draw(st.integers(1, rows - 1))
+    whole = draw((rows, columns), 11, row_offset=3)
+    first, second = draw((cut, columns), 11, row_offset=3), draw((rows - cut, columns), 11, row_offset=3 + cut)
+    assert same(whole, torch.cat([first, second]))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_a_column_does_not_depend_on_how_many_follow(draw):
+    wide = draw((3, 20000), 5)
+    for columns in (1, 2, 3, 4, 5, 63, 64, 65, 1023, 1024, 1025, 16384, 16385):
+        assert same(wide[:, :columns], draw((3, columns), 5)), columns
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_listed_rows_get_the_noise_of_their_numbers(draw):
+    whole = draw((50, 7), 5)
+    rows = torch.tensor([49, 0, 17, 17, 3])
+    assert same(draw((5, 7), 5, rows=rows), whole[rows])
+    strided = torch.stack([rows, rows], dim=1)[:, 0]
+    assert same(draw((5, 7), 5, rows=strided), whole[rows])
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@pytest.mark.parametrize("shape", [(5, 1_000_000), (1_000_000, 5), (300, 1000)])
+def test_thread_counts_give_the_same_bits(draw, shape, threads):
+    threads(1)
+    alone = draw(shape, 9)
+    for count in (2, 3, 8):
+        threads(count)
+        assert same(alone, draw(shape, 9)), count
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_every_dtype_is_the_same_noise_converted(dtype):
+    assert same(noise.normal((20, 30), 3, dtype=dtype), noise.normal((20, 30), 3).to(dtype))
+
+
+def test_event_dims_are_columns():
+    flat = noise.normal((6, 20), 4)
+    assert same(noise.normal((2, 3, 4, 5), 4, event_dims=2), flat.reshape(2, 3, 4, 5))
+    assert same(noise.normal((7,), 4, event_dims=0), noise.normal((7, 1), 4)[:, 0])
+    assert noise.normal((), 4).shape == ()
+
+
+def test_the_levels_of_this_processor_are_known():
+    assert _core.levels()[0] == "portable"
+    assert _core.simd_level() in _core.levels()
+
+
+def test_manual_seed_governs_the_default():
+    torch.manual_seed(5)
+    first, second = noise.normal((4, 4)), noise.normal((4, 4))
+    torch.manual_seed(5)
+    assert same(first, noise.normal((4, 4)))
+    assert same(second, noise.normal((4, 4)))
+    assert not torch.equal(first, second)
+
+
+def test_a_generator_overrides_the_default():
+    generator = torch.Generator().manual_seed(3)
+    state = torch.get_rng_state()
+    first = noise.normal((4, 4), generator)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(first, noise.normal((4, 4), generator))
+    assert same(first, noise.normal((4, 4), torch.Generator().manual_seed(3)))
+
+
+def test_seeds_are_64_bits_however_they_are_written():
+    assert same(noise.normal((3, 3), 2**64 - 1), noise.normal((3, 3), -1))
+    assert same(noise.normal((3, 3), -1), noise.normal((3, 3), torch.tensor([-1])))
+
+
+def test_draws_and_folded_seeds_are_other_noise():
+    base = noise.normal((10, 10), 1)
+    for other in (
+        noise.normal((10, 10), 1, draw=1),
+        noise.normal((10, 10), 2),
+        noise.normal((10, 10), noise.fold_in(1, 0)),
+        noise.normal((10, 10), 1, row_offset=10),
+    ):
+        assert (base == other).float().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: noise.normal((2, 2), 2**64), ValueError, "64 bits"),
+        (lambda: noise.normal((2, 2), 1.5), TypeError, "seed must be an int"),
+        (lambda: noise.normal((2, 2), True), TypeError, "seed must be an int"),
+        (lambda: noise.normal((2, 2), torch.tensor(1.0)), TypeError, "int64 tensor of one element"),
+        (lambda: noise.normal((2, 2), torch.tensor([1, 2])), TypeError, "int64 tensor of one element"),
+        (lambda: noise.normal((2, 2), 0, draw=2**32), ValueError, "draw"),
+        (lambda: noise.normal((2, 2), 0, draw=-1), ValueError, "draw"),
+        (lambda: noise.normal((2, 2), 0, row_offset=-1), ValueError, "row_offset"),
+        (lambda: noise.normal((2, -2), 0), ValueError, "negative"),
+        (lambda: noise.normal((2, 2), 0, dtype=torch.int64), TypeError, "dtype"),
+        (lambda: noise.normal((2, 2), 0, event_dims=3), ValueError, "event_dims"),
+        (lambda: noise.normal((2, 2), 0, rows=torch.arange(3)), ValueError, "one number per row"),
+        (lambda: noise.normal((2, 2), 0, rows=[0, 1]), TypeError, "int64 tensor"),
+        (lambda: noise.normal((2, 2), 0, rows=torch.arange(2), row_offset=1), ValueError, "not both"),
+        (lambda: noise.permutation(-1, 0), ValueError, "n must lie"),
+        (lambda: noise.permutation(2.5, 0), TypeError, "n must be an integer"),
+        (lambda: noise.fold_in(1.0, 2), TypeError, "seed must be"),
+        (lambda: noise.fold_in(1, "a"), TypeError, "tag must be"),
+        (lambda: noise.fold_in(1, 2**64), ValueError, "64 bits"),
+    ],
+)
+def test_bad_arguments_are_explained(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_row_beyond_the_counter_is_refused():
+    with pytest.raises(ValueError, match="2\\^34 columns"):
+        _core.normal(0, 0, 2**34 + 1, 0, 0, 0, 0, 1)
