@@ -83,6 +83,12 @@ def set_title(axes: Axes, text: str) -> None:
     axes.set_title(text, color=INK, fontsize=10)
 
 
+def set_legend(figure: Figure, axes: Axes) -> None:
+    """Explain the colours of a panel above all panels, where no line runs through the words."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8)
+
+
 Words = Sequence[tuple[float, str]]
 """Words with their place in pixels."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastvae.plots.canvas import HELD_OUT_COLOR, MODEL_COLOR, panels, set_title
+from fastvae.plots.canvas import HELD_OUT_COLOR, MODEL_COLOR, panels, set_legend, set_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             margin = 0.06 * (high - low) or 1.0
             axes.set_ylim(low - margin, high + margin)
     grid[0].set_ylabel("nats per sample")
-    grid[0].legend(frameon=False, fontsize=8, loc="lower right")
+    set_legend(figure, grid[0])
     return figure
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = 2000
+Color = tuple[float, float, float]
+
+SHOWN = 1000
 GRID = 15
 _NAMED_CLASSES = 20
 
@@ -59,18 +61,17 @@ def _draw_ellipses(axes: Axes, mu: Tensor, sigma: Tensor, labels: Tensor | None,
     from matplotlib.patches import Circle  # noqa: PLC0415
 
     plain(axes)
-    groups: list[tuple[str | None, Tensor, object]] = [(None, torch.arange(len(mu)), MODEL_COLOR)]
+    groups: list[tuple[str | None, Tensor, Color]] = [(None, torch.arange(len(mu)), to_rgb(MODEL_COLOR))]
     if labels is not None:
         classes = labels.unique().tolist()
-        palette = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+        few = len(classes) <= 10
+        palette = colormaps["tab10" if few else "turbo"]
         groups = [
-            (
-                str(name),
-                (labels == name).nonzero()[:, 0],
-                palette(i if len(classes) <= 10 else i / len(classes)),
-            )
+            (str(name), (labels == name).nonzero()[:, 0], to_rgb(palette(i if few else i / len(classes))))
             for i, name in enumerate(classes)
         ]
+    # The more there are, the fainter each: many stay apart, few stay visible.
+    face, edge = min(0.15, 12 / len(mu)), min(0.5, 150 / len(mu))
     for label, members, color in groups:
         widths, heights = (4 * sigma[members]).numpy().T
         centers = mu[members].numpy()
@@ -82,8 +83,8 @@ def _draw_ellipses(axes: Axes, mu: Tensor, sigma: Tensor, labels: Tensor | None,
                 units="xy",
                 offsets=centers,
                 transOffset=axes.transData,
-                facecolors=[(*to_rgb(color), 0.07)],
-                edgecolors=[(*to_rgb(color), 0.35)],
+                facecolors=[(*color, face)],
+                edgecolors=[(*color, edge)],
                 linewidths=0.5,
             )
         )

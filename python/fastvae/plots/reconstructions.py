@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from fastvae.data import Data
-from fastvae.plots.canvas import DATA_COLOR, INK, MODEL_COLOR, panels, set_title, show_pixels
+from fastvae.plots.canvas import DATA_COLOR, INK, MODEL_COLOR, panels, set_legend, set_title, show_pixels
 from fastvae.plots.choice import feature_name, is_signal, spread_rows
 from fastvae.plots.mosaic import as_pictures, enlargement, fitting_columns, is_image, mosaic
 from fastvae.training import TrainedVAE
@@ -61,7 +61,7 @@ def _draw_signals(x: Tensor, made: Tensor) -> Figure:
     for axes, original, reconstruction in zip(grid, x, made, strict=True):
         axes.plot(original, color=DATA_COLOR, linewidth=1.5, label="data")
         axes.plot(reconstruction, color=MODEL_COLOR, linewidth=1, label="model")
-    grid[0].legend(frameon=False, fontsize=8)
+    set_legend(figure, grid[0])
     return figure
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fastvae.data import Data
-from fastvae.plots.canvas import DATA_COLOR, MODEL_COLOR, panels, set_title, show_pixels
+from fastvae.plots.canvas import DATA_COLOR, MODEL_COLOR, panels, set_legend, set_title, show_pixels
 from fastvae.plots.choice import feature_name, is_signal, spread_rows
 from fastvae.plots.mosaic import as_pictures, fitting_columns, is_image, mosaic
 from fastvae.training import TrainedVAE
@@ -51,5 +51,5 @@ def _draw_columns(real: torch.Tensor, made: torch.Tensor, data: Data) -> Figure:
         axes.hist(sampled, bins, density=True, histtype="step", color=MODEL_COLOR, label="samples")
         set_title(axes, feature_name(data, index))
         axes.set_yticks([])
-    grid[0].legend(frameon=False, fontsize=8)
+    set_legend(figure, grid[0])
     return figure

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvae.data import Data
-from fastvae.plots.canvas import panels, set_title, show_pixels
+from fastvae.plots.canvas import panels, set_legend, set_title, show_pixels
 from fastvae.plots.choice import busiest_codes, spread_rows
 from fastvae.plots.mosaic import as_pictures, centers, enlargement, fitting_columns, is_image, mosaic
 from fastvae.training import TrainedVAE
@@ -50,7 +50,7 @@ def _draw_lines(result: TrainedVAE, x: Tensor, codes: list[int]) -> Figure:
             color = colormaps["coolwarm"]((value + REACH) / (2 * REACH))
             axes.plot(line, color=color, linewidth=1, label=f"{value:+.0f}")
         set_title(axes, f"code {dim}")
-    grid[0].legend(frameon=False, fontsize=7, ncols=2)
+    set_legend(figure, grid[0])
     return figure
 
 
