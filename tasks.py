@@ -116,16 +116,37 @@ def run(command: Sequence[object], variables: Mapping[str, str], cwd: Path = ROO
         raise CommandError(f"this command failed with exit code {process.returncode}: {' '.join(words)}")
 
 
+def run_each(*checks: Callable[[], None]) -> None:
+    """Run all of several checks, and fail if one did: a person wants to see every complaint at once."""
+    failures = []
+    for check in checks:
+        try:
+            check()
+        except CommandError as error:
+            failures.append(str(error))
+    if failures:
+        raise CommandError("\n       ".join(failures))
+
+
 def output_of(command: Sequence[object], variables: Mapping[str, str]) -> Optional[str]:
     """Run a command quietly and return what it prints, or None where it fails."""
     words = [str(word) for word in command]
     # Resolved here, since Popen looks a bare name up on this process's PATH and not on the one given.
     words[0] = shutil.which(words[0], path=variables.get("PATH")) or words[0]
-    quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
     try:
-        return subprocess.check_output(words, env=dict(variables), text=True, **quiet).strip()  # type: ignore[call-overload,no-any-return]
+        done = subprocess.run(
+            words,
+            cwd=ROOT,
+            env=dict(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()
 
 
 def plain_variables() -> Dict[str, str]:
@@ -397,22 +418,26 @@ def format_code(job: Job) -> None:
 def lint(job: Job) -> None:
     """Look for mistakes and for format in both languages, changing nothing."""
     job.environment.install_tool("ruff")
-    job.environment.run("-m", "ruff", "check", ".")
-    job.environment.run("-m", "ruff", "format", "--check", ".")
-    cargo("fmt", "--all", "--check")
-    cargo("clippy", "--workspace", "--all-targets", *locked(), "--", "-D", "warnings")
+    run_each(
+        lambda: job.environment.run("-m", "ruff", "check", "."),
+        lambda: job.environment.run("-m", "ruff", "format", "--check", "."),
+        lambda: cargo("fmt", "--all", "--check"),
+        lambda: cargo("clippy", "--workspace", "--all-targets", *locked(), "--", "-D", "warnings"),
+    )
 
 
 @task("types", environment, rust)
 def types(job: Job) -> None:
     """Check the types (mypy, strict) and the stub of the Rust module against the built one."""
     job.environment.install_package("dev")
-    job.environment.run("-m", "mypy")
-    job.environment.run("-m", "mypy", "tasks.py", "benches")
     stubtest = ["-m", "mypy.stubtest", "fastvae._core", "--mypy-config-file", "pyproject.toml"]
     # The stub of the working tree and not the installed copy, so that an error names the file to correct.
     variables = {**job.environment.variables(), "MYPYPATH": str(ROOT / "python")}
-    run([job.environment.python, *stubtest], variables)
+    run_each(
+        lambda: job.environment.run("-m", "mypy"),
+        lambda: job.environment.run("-m", "mypy", "tasks.py", "benches"),
+        lambda: run([job.environment.python, *stubtest], variables),
+    )
 
 
 @task("rust-test", rust)

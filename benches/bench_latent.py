@@ -83,7 +83,8 @@ class AnalyticBackward(torch.autograd.Function):
 
 
 def analytic(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-    return AnalyticBackward.apply(mu, logvar)  # type: ignore[no-any-return]
+    outputs: tuple[Tensor, Tensor] = AnalyticBackward.apply(mu, logvar)
+    return outputs
 
 
 def compiled() -> Step:
