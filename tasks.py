@@ -473,7 +473,9 @@ def test_wheel(job: Job) -> None:
         away = copy_tests(scratch / "copy")
         variables = target.variables()
         variables["PATH"] = path_without_rust(variables["PATH"], scratch / "path")
-        run([target.python, "-c", FROM_WHEEL, target.path], variables, cwd=away)
+        check = scratch / "from_wheel.py"
+        check.write_text(FROM_WHEEL, encoding="utf-8")
+        run([target.python, check, target.path], variables, cwd=away)
         run([target.python, "-m", "pytest", *job.rest], variables, cwd=away)
     if job.own:
         shutil.rmtree(target.path, ignore_errors=True)
