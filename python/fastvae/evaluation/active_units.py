@@ -37,7 +37,7 @@ def active_units(means: Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
     """
     if means.dim() != 2 or len(means) < 2:
         raise ValueError(
-            f"active_units: means must be of shape (N, latent_dim) with N at least 2, got {tuple(means.shape)}"
+            f"active_units: means must be (N, latent_dim) with N at least 2, got {tuple(means.shape)}"
         )
     statistics = CodeStatistics(means.shape[1])
     statistics.add(means)

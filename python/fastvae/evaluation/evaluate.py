@@ -30,8 +30,8 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
     Returns
     -------
     dict
-        Means over the data in nats: ``elbo``, ``recon`` (log p(x | z)) and ``kl``; ``active_units``, the number
-        of codes in use; and ``samples``, the size of the data.
+        Means over the data in nats: ``elbo``, ``recon`` (log p(x | z)) and ``kl``; ``active_units``, the
+        number of codes in use; and ``samples``, the size of the data.
 
     Raises
     ------

@@ -103,8 +103,8 @@ class Bernoulli(Likelihood):
         """Raise a ``ValueError`` unless all values lie in [0, 1]."""
         if low < 0 or high > 1:
             raise ValueError(
-                f"the Bernoulli likelihood needs values between 0 and 1, but the data lies between {low:g} and "
-                f'{high:g}; rescale it to [0, 1], or use likelihood="gaussian" for real numbers'
+                f"the Bernoulli likelihood needs values between 0 and 1, but the data lies between "
+                f'{low:g} and {high:g}; rescale it to [0, 1], or use likelihood="gaussian" for real numbers'
             )
 
 
@@ -137,10 +137,10 @@ class Gaussian(Likelihood):
     def __init__(self, variance: str | float = "learned") -> None:
         super().__init__()
         self.variance = _check_variance(variance)
-        if variance == "learned":
-            self.log_variance = nn.Parameter(torch.zeros(()))
-        elif variance == "predicted":
+        if self.variance == "predicted":
             self.maps = 2
+        elif isinstance(self.variance, str):
+            self.log_variance = nn.Parameter(torch.zeros(()))
         else:
             self.register_buffer("log_variance", torch.tensor(math.log(self.variance)))
 
@@ -172,8 +172,9 @@ class Gaussian(Likelihood):
         largest = max(abs(low), abs(high))
         if largest > LARGEST_UNSCALED:
             raise ValueError(
-                f"the Gaussian likelihood needs values of ordinary size, but the data lies between {low:g} and "
-                f"{high:g}; standardise it first, x = (x - x.mean(0)) / x.std(0), or divide it by {largest:g}"
+                f"the Gaussian likelihood needs values of ordinary size, but the data lies between {low:g} "
+                f"and {high:g}; standardise it first, x = (x - x.mean(0)) / x.std(0), or divide it by "
+                f"{largest:g}"
             )
 
     def extra_repr(self) -> str:

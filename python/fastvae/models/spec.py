@@ -109,8 +109,8 @@ def check_parts(spec: ModelSpec, given: Mapping[str, object]) -> None:
         custom = part in spec.custom
         if module is None and custom:
             raise ValueError(
-                f"this model was trained with {_article(part)} {part} of your own, which no file can hold: build it "
-                f"as it was for training and pass {part}="
+                f"this model was trained with {_article(part)} {part} of your own, which no file can hold: "
+                f"build it as it was for training and pass {part}="
             )
         if module is not None and not custom:
             raise ValueError(f"this model has the built-in {part}: leave {part}= out")

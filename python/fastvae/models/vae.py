@@ -119,7 +119,7 @@ class VAE(nn.Module):
         return Terms(self.likelihood.log_prob(self.parameters_of(z), x), kl)
 
     def parameters_of(self, z: Tensor) -> Tensor:
-        """The likelihood's parameters for codes ``(B, latent_dim)``: the decoder's output in its full shape."""
+        """Decode codes ``(B, latent_dim)`` to the likelihood's parameters, in their full shape."""
         decoded = self.decoder(z)
         maps = self.likelihood.maps
         if isinstance(decoded, tuple) and len(decoded) == maps == 2:
@@ -131,8 +131,8 @@ class VAE(nn.Module):
             if decoded.dim() <= 3 and decoded.flatten(1).shape == (len(z), _values(shape)):
                 return decoded.reshape(shape)
         raise ValueError(
-            f"the decoder must give a tensor of shape {_batched(shape)} or {_batched((0, _values(shape)))} for "
-            f"the {self.likelihood.name} likelihood, got {_describe(decoded)}"
+            f"the decoder must give a tensor of shape {_batched(shape)} or {_batched((0, _values(shape)))} "
+            f"for the {self.likelihood.name} likelihood, got {_describe(decoded)}"
         )
 
     def encode(self, x: Tensor) -> Tensor:
@@ -154,8 +154,8 @@ class VAE(nn.Module):
             if width and width % 2 == 0:
                 hint = f"; pass latent_dim={width // 2} if those are {width // 2} means and log-variances"
         return (
-            f"the encoder must give a tensor of shape (B, {2 * self.latent_dim}), mean and log-variance side by "
-            f"side, or a pair of (B, {self.latent_dim}) for latent_dim={self.latent_dim}, got "
+            f"the encoder must give a tensor of shape (B, {2 * self.latent_dim}), mean and log-variance side "
+            f"by side, or a pair of (B, {self.latent_dim}) for latent_dim={self.latent_dim}, got "
             f"{_describe(encoded)}{hint}"
         )
 

@@ -13,7 +13,7 @@ __all__ = ["replacing"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; at the end of the block it takes the place of ``path``.
+    """Give a temporary path to write to, which takes the place of ``path`` at the end of the block.
 
     Whatever fails inside, ``path`` is left as it was and the temporary file is removed.
     """

@@ -28,7 +28,8 @@ def binarize(x: Tensor, rows: Tensor, kind: str, seed: int) -> Tensor:
 
     References
     ----------
-    Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", ICML 2008, for drawn pixels.
+    Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", ICML 2008, section 5,
+    for drawn pixels.
     """
     if kind == "dynamic":
         uniform = noise.uniform(x.shape, seed, rows=rows, event_dims=x.dim() - 1, device=x.device)

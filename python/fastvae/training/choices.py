@@ -17,7 +17,7 @@ DEFAULT_FRACTION = 0.1
 FEWEST_TO_SPLIT = 10
 """Fewer samples than this are all trained on."""
 FLAT_IMAGE = 64
-"""A vector of at least this many values between 0 and 1 is taken for a flattened image, not for a table's row."""
+"""A vector of at least this many values between 0 and 1 is taken for an image, not for a row of a table."""
 
 
 class LikelihoodChoice(NamedTuple):
@@ -89,8 +89,8 @@ def choose_validation(data: Data, validation: object, seed: int) -> tuple[Data, 
     if isinstance(validation, int | float) and not isinstance(validation, bool):
         if not 0 <= validation < 1:
             raise ValueError(
-                f"validation must be a fraction between 0 and 1, data, or None, got {validation!r}; for n samples "
-                f"write n / {len(data)}"
+                f"validation must be a fraction between 0 and 1, data, or None, got {validation!r}; "
+                f"for n samples write n / {len(data)}"
             )
         return data.split(validation, seed) if validation else (data, None)
     held_out = open_data(validation, name="validation", pixels=data.pixels or None)

@@ -113,7 +113,7 @@ def as_hidden_dims(value: SupportsIndex | Sequence[int] | None) -> tuple[int, ..
     """Give the hidden sizes as a tuple; one number is one layer."""
     if value is None:
         return None
-    sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    sizes = value if isinstance(value, Sequence) else (value,)
     if not sizes:
         raise ValueError(
             "hidden_dims must name at least one layer, such as (400,); leave it out for the default"

@@ -23,6 +23,7 @@ def report_skipped(
     record: Record,
     steps: int,
     history: Sequence[Record],
+    *,
     model: VAE,
     data: Data,
     settings: Settings,
@@ -39,9 +40,9 @@ def report_skipped(
     if not skipped:
         return
     text = (
-        f"epoch {record['epoch']}: {skipped} of {steps} steps had a loss or gradient that is not finite and were "
-        f"skipped. {_circumstances(model, data, settings, device)} Try a smaller learning_rate, scaled data, or, "
-        f'with variance="predicted", variance="learned"'
+        f"epoch {record['epoch']}: {skipped} of {steps} steps had a loss or gradient that is not finite and "
+        f"were skipped. {_circumstances(model, data, settings, device)} Try a smaller learning_rate, "
+        f'scaled data, or, with variance="predicted", variance="learned"'
     )
     if skipped == steps:
         raise NonFiniteError(f"{text}. Training stopped, because nothing was learned in this epoch")
@@ -49,12 +50,12 @@ def report_skipped(
         warnings.warn(text, NonFiniteWarning, stacklevel=4)
 
 
-def report_collapse(kl: float, *, beta: float) -> None:
+def report_collapse(kl: float | None, *, beta: float) -> None:
     """Warn if a variational model ends with a KL near zero."""
-    if kl < COLLAPSED_KL:
+    if kl is not None and kl < COLLAPSED_KL:
         warnings.warn(
-            f"the KL ended at {kl:.2g} nats per sample: the codes say nothing about the data (posterior collapse). "
-            f"Try warmup=0.3, more epochs, or a beta below {beta:g}",
+            f"the KL ended at {kl:.2g} nats per sample: the codes say nothing about the data (posterior "
+            f"collapse). Try warmup=0.3, more epochs, or a beta below {beta:g}",
             PosteriorCollapseWarning,
             stacklevel=3,
         )
@@ -68,6 +69,7 @@ def _circumstances(model: VAE, data: Data, settings: Settings, device: torch.dev
     with torch.no_grad():
         mu, logvar = model.posterior(data.take(rows).to(device))
     return (
-        f"The data lies between {low:g} and {high:g}, the largest |mean| of a code is {float(mu.abs().max()):.3g}, "
-        f"the largest log-variance {float(logvar.max()):.3g}, learning_rate is {settings.learning_rate:g}."
+        f"The data lies between {low:g} and {high:g}, the largest |mean| of a code is "
+        f"{float(mu.abs().max()):.3g}, the largest log-variance {float(logvar.max()):.3g}, "
+        f"learning_rate is {settings.learning_rate:g}."
     )

@@ -88,7 +88,9 @@ def fit(
                 step += 1
                 progress.advance(len(x), f"{epoch}/{settings.epochs}", totals.read)
             record = _record(epoch, totals, beta, started)
-            report_skipped(record, totals.steps, history, model, data, settings, device)
+            report_skipped(
+                record, totals.steps, history, model=model, data=data, settings=settings, device=device
+            )
             if validate:
                 record |= {
                     f"val_{name}": value for name, value in validate().items() if f"val_{name}" in record

@@ -13,8 +13,8 @@ class CautiousAdam:
     """torch's fused Adam, whose step does nothing where the loss or the gradient is not finite.
 
     The decision is a tensor on the device that the fused kernel reads (``found_inf``, as automatic mixed
-    precision does), so no step waits for it. Weight decay is decoupled (AdamW; with 0 it is Adam) and does not
-    touch the likelihood's own parameters: pulling a log-variance to 0 regularises nothing.
+    precision does), so no step waits for it. Weight decay is decoupled (AdamW; with 0 it is Adam) and leaves
+    alone the likelihood's own parameters: pulling a log-variance to 0 regularises nothing.
 
     Parameters
     ----------
@@ -23,14 +23,12 @@ class CautiousAdam:
     """
 
     def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
-        networks, likelihood = [], []
+        networks, likelihood = list[nn.Parameter](), list[nn.Parameter]()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 (likelihood if name.startswith("likelihood.") else networks).append(parameter)
         if not networks:
-            raise ValueError(
-                "there is nothing to train: no parameter of the encoder or decoder requires a gradient"
-            )
+            raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")
         groups = [
             {"params": networks, "weight_decay": weight_decay},
             {"params": likelihood, "weight_decay": 0.0},
@@ -52,7 +50,7 @@ class CautiousAdam:
             Whether the step was skipped: a boolean scalar on the device.
         """
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         skipped = ~(loss.detach().isfinite() & norm.isfinite())

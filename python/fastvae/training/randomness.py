@@ -52,7 +52,7 @@ def derive(seed: int, stream: Stream, *path: int) -> int:
 
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch's generators of the CPU and of one device, and no other's."""
-    torch.random.default_generator.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[_index(device)].manual_seed(seed)
     elif device.type == "mps":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from fastvae.training.randomness import Stream, derive
 __all__ = ["TrainedVAE"]
 
 CHUNK = 64
-"""Rows that pass a network together. Always that many: a matrix product rounds differently for another number of
-rows, and the first of a thousand samples shall be the same bits as the first of one."""
+"""Rows that pass a network together, always that many: a matrix product rounds differently for another
+number, and the first of a thousand samples shall be the same bits as the first of one."""
 
 
 class TrainedVAE:
@@ -83,8 +84,8 @@ class TrainedVAE:
     def sample(self, n: int, *, seed: int = 0, row_offset: int = 0, sampled: bool = False) -> Tensor:
         """Decode codes drawn from the prior, unit Gaussian noise.
 
-        Sample ``i`` depends on the seed and ``row_offset + i`` only: ``sample(100)[:10]`` is ``sample(10)``, and
-        ``sample(50, row_offset=50)`` its second half. So any number can be made a part at a time.
+        Sample ``i`` depends on the seed and ``row_offset + i`` only: ``sample(100)[:10]`` is ``sample(10)``,
+        and ``sample(50, row_offset=50)`` is its second half. So any number can be made a part at a time.
 
         Parameters
         ----------
@@ -166,7 +167,8 @@ class TrainedVAE:
         codes = torch.as_tensor(z, dtype=torch.float32)
         if codes.dim() not in {1, 2} or codes.shape[-1] != self.latent_dim:
             raise ValueError(
-                f"codes must be of shape (N, {self.latent_dim}) or ({self.latent_dim},), got {tuple(codes.shape)}"
+                f"codes must be of shape (N, {self.latent_dim}) or ({self.latent_dim},), "
+                f"got {tuple(codes.shape)}"
             )
         decoded = self._decode(codes.reshape(-1, self.latent_dim))
         return decoded[0] if codes.dim() == 1 else decoded
@@ -255,7 +257,7 @@ class TrainedVAE:
         Returns
         -------
         dict
-            ``elbo``, ``recon`` and ``kl`` in nats per sample, ``active_units`` (codes in use) and ``samples``.
+            ``elbo``, ``recon`` and ``kl`` in nats per sample, ``active_units`` (codes in use), ``samples``.
 
         Raises
         ------
@@ -289,29 +291,34 @@ class TrainedVAE:
     def _open(self, x: object) -> tuple[Data, bool]:
         """Open data of the model's shape; and say whether it was a single sample."""
         single = isinstance(x, Tensor | np.ndarray) and tuple(x.shape) == self.input_shape
-        data = open_data(x[None] if single else x, pixels=self.config.data.pixels or None)
+        samples = cast("Any", x)[None] if single else x
+        data = open_data(samples, pixels=self.config.data.pixels or None)
         # An axis of size one is a matter of taste: (28, 28) and (1, 28, 28) are the same picture.
         if _without_ones(data.shape) != _without_ones(self.input_shape):
             raise ValueError(
-                f"the model takes samples of shape {self.input_shape}, the data ({data.name}) has samples of shape "
-                f"{data.shape}"
+                f"the model takes samples of shape {self.input_shape}, the data ({data.name}) has samples of "
+                f"shape {data.shape}"
             )
         return data, single
 
     def _posterior(self, data: Data) -> tuple[Tensor, Tensor]:
         means, logvars = [], []
-        for x, rows in data.batches(CHUNK, order=None, device=self.device):
-            if self.config.training.binarize == "threshold":
-                x = binarize(x, rows, "threshold", seed=0)
+        for batch, rows in data.batches(CHUNK, order=None, device=self.device):
+            x = _filled(self._as_trained(batch, rows).reshape(-1, *self.input_shape))
             with torch.no_grad():
-                mu, logvar = self.model.posterior(_filled(x.reshape(-1, *self.input_shape)))
-            means.append(mu[: len(x)].cpu())
-            logvars.append(logvar[: len(x)].cpu())
+                mu, logvar = self.model.posterior(x)
+            means.append(mu[: len(batch)].cpu())
+            logvars.append(logvar[: len(batch)].cpu())
         return torch.cat(means), torch.cat(logvars)
+
+    def _as_trained(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Give gray pixels as the encoder knows them; drawn ones stay at their mean."""
+        kind = "threshold" if self.config.training.binarize == "threshold" else "none"
+        return binarize(x, rows, kind, seed=0)
 
     def _decode(self, z: Tensor) -> Tensor:
         parts = []
-        for codes in z.split(CHUNK):
+        for codes in torch.split(z, CHUNK):
             with torch.no_grad():
                 parts.append(self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu())
         return torch.cat(parts)

@@ -52,7 +52,7 @@ class RunFolder:
         if importlib.util.find_spec("matplotlib") is None:
             progress.say('no pictures without Matplotlib: pip install "fastvae[plots]" draws them')
         else:
-            from fastvae import plots  # noqa: PLC0415  an extra, and its import is slow
+            from fastvae.plots import write_pictures  # noqa: PLC0415  needs the extra, and is slow
 
-            plots.write_pictures(result, data, self.path)
+            write_pictures(result, data, self.path)
         progress.say(f"run folder: {self.path}")

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fastvae.data import open_data
+from fastvae.data import Data, open_data
 from fastvae.models import Likelihood, ModelSpec, build_model
 from fastvae.models.probe import check_networks
 from fastvae.training.aliases import reject_unknown
@@ -63,8 +63,8 @@ def train(
     >>> vae.sample(16).shape
     torch.Size([16, 1, 8, 8])
 
-    The same seed gives the same run, bit for bit, on the same machine with the same number of threads, whatever
-    ``workers`` is. torch's own generators are left as they were.
+    The same seed gives the same run, bit for bit, on the same machine with the same number of threads,
+    whatever ``workers`` is. torch's own generators are left as they were.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def train(
         Hidden sizes of the model from data to code, mirrored in the decoder: widths for ``"mlp"``, by default
         (400,); channels for ``"conv"``.
     likelihood : {"auto", "bernoulli", "gaussian"} or Likelihood
-        What the data is given a code. ``"auto"`` is Bernoulli for pixels and other values between 0 and 1 that
-        look like them, else Gaussian.
+        How the data comes from a code. ``"auto"`` is Bernoulli for pixels and other values between 0 and 1
+        that look like them, else Gaussian.
     variance : {"learned", "predicted"} or float
         Of the Gaussian likelihood: one for all values, one predicted for each value, or a fixed number.
     variational : bool
@@ -199,10 +199,8 @@ def train(
             on_epoch=on_epoch,
         )
     result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
-    if history and variational and not interrupted:
-        last = history[-1]
-        report_collapse(last["kl"] if last["val_kl"] is None else last["val_kl"], beta=beta)
-        bar.say(_outcome(result.evaluate(held_out or training, seed=seed), latent_dim, held_out is not None))
+    if history and not interrupted:
+        _report_end(result, held_out, bar)
     if folder:
         folder.finish(result, held_out or training, bar)
     return result
@@ -215,13 +213,21 @@ def _announcement(config: RunConfig, reason: str) -> str:
     networks = " and ".join(f"own {part}" for part in spec.custom if part != "likelihood") or spec.preset
     return (
         f"{data.name}: {data.samples} samples of shape {spec.input_shape}{held_out}\n"
-        f"{networks}, {spec.latent_dim} codes, {spec.likelihood} likelihood ({reason}), {settings.epochs} epochs"
+        f"{networks}, {spec.latent_dim} codes, {spec.likelihood} likelihood ({reason}), "
+        f"{settings.epochs} epochs"
     )
 
 
-def _outcome(result: dict[str, float], latent_dim: int, held_out: bool) -> str:
-    where = "held-out" if held_out else "training"
-    return (
-        f"ELBO {result['elbo']:.2f} nats per {where} sample (recon {result['recon']:.2f}, KL {result['kl']:.2f}), "
-        f"{result['active_units']} of {latent_dim} codes in use"
-    )
+def _report_end(result: TrainedVAE, held_out: Data | None, bar: Progress) -> None:
+    """Say how good the model is, and warn if its codes carry nothing."""
+    settings = result.config.training
+    last = result.history[-1]
+    if result.model.variational:
+        report_collapse(last["kl"] if held_out is None else last["val_kl"], beta=settings.beta)
+    if held_out is not None:
+        final = result.evaluate(held_out, seed=settings.seed)
+        bar.say(
+            f"held-out ELBO {final['elbo']:.2f} nats per sample (recon {final['recon']:.2f}, "
+            f"KL {final['kl']:.2f}), "
+            f"{final['active_units']} of {result.latent_dim} codes in use"
+        )

@@ -19,7 +19,8 @@ def build(
     """Stages that halve the image, codes, and stages that double it back to the exact size.
 
     ``hidden_dims`` are the channels of the stages, by default 32, 64, 128, 256, 256, ... for as many stages
-    as bring the image to 4x4. ``(H, W)`` is an image of one channel. See :class:`fastvae.models.presets.Preset`.
+    as bring the image to 4x4. ``(H, W)`` is an image of one channel. See
+    :class:`fastvae.models.presets.Preset`.
     """
     if len(input_shape) not in {2, 3}:
         raise ValueError(
@@ -55,7 +56,7 @@ def build(
 
 
 def _doubling(before: int, after: int, size: tuple[int, ...]) -> nn.ConvTranspose2d:
-    """A transposed convolution to exactly ``size``: a side of n becomes 2n with a kernel of 4, 2n - 1 with 3."""
+    """Double an image to exactly ``size``: a side of n becomes 2n with a kernel of 4, 2n - 1 with 3."""
     height, width = (3 if side % 2 else 4 for side in size)
     return nn.ConvTranspose2d(before, after, kernel_size=(height, width), stride=2, padding=1)
 
