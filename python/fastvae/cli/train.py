@@ -1,0 +1,29 @@
+"""``fastvae train``."""
+
+from __future__ import annotations
+
+import itertools
+from argparse import Namespace
+from pathlib import Path
+
+from fastvae.cli.codes import INTERRUPTED, OK
+from fastvae.training import train
+
+_NOT_FOR_TRAIN = {"command", "traceback", "known_options", "data", "output_dir"}
+
+
+def run(options: Namespace) -> int:
+    """Train, and leave a run folder."""
+    folder = Path(options.output_dir) if options.output_dir else _new_folder(options.data)
+    arguments = {name: value for name, value in vars(options).items() if name not in _NOT_FOR_TRAIN}
+    result = train(options.data, output_dir=folder, **arguments)
+    if not arguments.get("progress", True):
+        print(folder)
+    return INTERRUPTED if result.interrupted else OK
+
+
+def _new_folder(data: str) -> Path:
+    """``runs/NAME`` after the data, or the first free one of ``runs/NAME-2``, ``runs/NAME-3``, ..."""
+    name = Path(data).resolve().name.split(".")[0] or "run"
+    candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(folder for candidate in candidates if not (folder := Path("runs") / candidate).exists())
