@@ -1,0 +1,86 @@
+"""The bound is evaluated at beta = 1, on any batches, and active units are Burda's."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastvae.evaluation import CodeStatistics, active_units, evaluate
+from fastvae.models import VAE, Bernoulli, ModelSpec, build_model
+from fastvae.objectives import elbo, kl_weight
+
+
+@pytest.fixture
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_model(ModelSpec((6,), 3, hidden_dims=(8,)))
+
+
+@pytest.fixture
+def x():
+    return torch.rand(50, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_elbo_is_the_mean_of_the_terms():
+    recon, kl = torch.tensor([-3.0, -5.0]), torch.tensor([1.0, 2.0])
+    assert elbo(recon, kl).item() == -5.5
+    assert elbo(recon, kl, beta=4.0).item() == -10.0
+
+
+def test_warm_up_is_a_straight_line_over_a_fraction_of_all_steps():
+    weights = [kl_weight(step, 20, beta=2.0, warmup=0.5) for step in range(20)]
+    assert weights[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert weights[10:] == [2.0] * 10
+    assert kl_weight(0, 20, beta=2.0, warmup=0.0) == 2.0
+    assert kl_weight(19, 20, beta=2.0, warmup=1.0) == 2.0
+
+
+def test_an_evaluation_does_not_depend_on_the_batches(model, x):
+    whole = evaluate(model, [x], seed=4)
+    parts = evaluate(model, x.split(7), seed=4)
+    assert parts == pytest.approx(whole, rel=1e-6)
+    assert whole["samples"] == 50
+    assert evaluate(model, [x], seed=5)["recon"] != whole["recon"]
+
+
+def test_an_evaluation_is_the_bound_at_beta_one(model, x):
+    terms = model(x, seed=4)
+    result = evaluate(model, [x], seed=4)
+    assert result["elbo"] == result["recon"] - result["kl"]
+    assert result["recon"] == pytest.approx(terms.recon.double().mean().item(), rel=1e-6)
+    assert result["kl"] == pytest.approx(terms.kl.double().mean().item(), rel=1e-6)
+
+
+def test_evaluation_leaves_the_mode_and_the_statistics_alone(x):
+    encoder = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, 6))
+    model = VAE(encoder, nn.Linear(3, 6), Bernoulli(), latent_dim=3, input_shape=(6,))
+    before = encoder[0].running_mean.clone()
+    first, second = evaluate(model, [x]), evaluate(model, [x])
+    assert first == second
+    assert model.training
+    assert torch.equal(encoder[0].running_mean, before)
+
+
+def test_no_data_raises(model):
+    with pytest.raises(ValueError, match="there is no data"):
+        evaluate(model, [])
+
+
+def test_active_units_are_the_codes_whose_mean_varies():
+    means = torch.randn(2000, 4, generator=torch.Generator().manual_seed(2))
+    means *= torch.tensor([1.0, 0.2, 0.05, 0.0])
+    assert active_units(means) == 2
+    assert active_units(means, threshold=0.5) == 1
+    # A large constant mean is not activity.
+    assert active_units(means * 0.05 + 1000) == 0
+    with pytest.raises(ValueError, match=r"must be \(N, latent_dim\) with N at least 2, got \(1, 4\)"):
+        active_units(means[:1])
+
+
+def test_statistics_merge_without_cancellation():
+    codes = torch.randn(1001, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 1e6
+    statistics = CodeStatistics(3)
+    for part in codes.split(64):
+        statistics.add(part)
+    torch.testing.assert_close(statistics.variance(), codes.var(0), rtol=1e-9, atol=0)
+    torch.testing.assert_close(statistics.mean, codes.mean(0), rtol=1e-14, atol=0)
