@@ -34,9 +34,7 @@ def test_bernoulli_of_a_gray_value_is_the_expectation_over_binary_ones():
 def test_gaussian_with_a_fixed_variance(variance):
     mean, x = draw(SHAPE), draw(SHAPE, 1)
     expected = Normal(mean.double(), math.sqrt(variance)).log_prob(x.double()).flatten(1).sum(1)
-    torch.testing.assert_close(
-        Gaussian(variance).log_prob(mean, x).double(), expected, rtol=1e-6, atol=1e-5
-    )
+    torch.testing.assert_close(Gaussian(variance).log_prob(mean, x).double(), expected, rtol=1e-6, atol=1e-5)
     assert not list(Gaussian(variance).parameters())
 
 
@@ -49,9 +47,7 @@ def test_gaussian_with_a_learned_variance_has_the_right_gradient():
     torch.testing.assert_close(given.double(), expected, rtol=1e-6, atol=1e-5)
     given.sum().backward()
     expected.sum().backward()
-    torch.testing.assert_close(
-        likelihood.log_variance.grad.double(), log_variance.grad, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(likelihood.log_variance.grad.double(), log_variance.grad, rtol=1e-5, atol=1e-5)
 
 
 def test_gaussian_with_a_predicted_variance():
@@ -74,7 +70,12 @@ def test_a_gaussian_mean_is_not_squashed():
     [
         (Bernoulli(), torch.full((4000, 6), 1.0), 1 / (1 + math.exp(-1)), None),
         (Gaussian(0.25), torch.full((4000, 6), 3.0), 3.0, 0.5),
-        (Gaussian("predicted"), torch.tensor([3.0, math.log(0.25)])[None, :, None].expand(4000, 2, 6), 3.0, 0.5),
+        (
+            Gaussian("predicted"),
+            torch.tensor([3.0, math.log(0.25)])[None, :, None].expand(4000, 2, 6),
+            3.0,
+            0.5,
+        ),
     ],
 )
 def test_samples_have_the_distribution(likelihood, params, mean, std):
@@ -96,7 +97,9 @@ def test_a_sample_depends_on_its_row_and_not_on_the_batch(likelihood):
 def test_bernoulli_refuses_data_outside_the_unit_interval():
     Bernoulli().check_range(0.0, 1.0)
     for low, high in [(-0.1, 1.0), (0.0, 255.0)]:
-        with pytest.raises(ValueError, match=r'between .* and .*; rescale it to \[0, 1\], or use likelihood="gau'):
+        with pytest.raises(
+            ValueError, match=r'between .* and .*; rescale it to \[0, 1\], or use likelihood="gau'
+        ):
             Bernoulli().check_range(low, high)
 
 

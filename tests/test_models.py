@@ -8,6 +8,7 @@ from fastvae import functional
 from fastvae.models import PRESETS, VAE, Bernoulli, Gaussian, ModelSpec, build_model
 from fastvae.models.probe import check_networks
 
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
@@ -158,7 +159,9 @@ def test_the_dry_run_leaves_the_model_as_it_was():
 
 
 def test_a_table_is_no_image():
-    with pytest.raises(ValueError, match=r'model="conv" needs images .* got samples of shape \(5,\); model="mlp"'):
+    with pytest.raises(
+        ValueError, match=r'model="conv" needs images .* got samples of shape \(5,\); model="mlp"'
+    ):
         build_model(ModelSpec((5,), 2, preset="conv"))
 
 
@@ -171,7 +174,7 @@ def test_unknown_names_list_the_known_ones():
 
 def test_parts_of_ones_own_must_be_given_and_be_modules():
     custom = ModelSpec((5,), 2, custom=("encoder",))
-    with pytest.raises(ValueError, match="trained with an encoder of your own.*pass encoder="):
+    with pytest.raises(ValueError, match=r"trained with an encoder of your own.*pass encoder="):
         build_model(custom)
     with pytest.raises(TypeError, match=r"encoder must be a Module, got type; pass an object, Linear\("):
         build_model(custom, encoder=nn.Linear)

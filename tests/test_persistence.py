@@ -1,0 +1,393 @@
+"""Results do what they say, and come back from disk as they were or with an error that says why not."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from fastvae.errors import FileFormatError
+from fastvae.training import TrainedVAE, load, train
+from fastvae.training.atomic import replacing
+
+PIXELS = np.random.default_rng(0).random((40, 1, 4, 4), dtype=np.float32)
+SMALL = {
+    "latent_dim": 3,
+    "hidden_dims": (8,),
+    "epochs": 2,
+    "batch_size": 16,
+    "progress": False,
+    "device": "cpu",
+}
+
+
+def run(data=PIXELS, **changes):
+    return train(data, **(SMALL | changes))
+
+
+@pytest.fixture(scope="module")
+def result():
+    return run()
+
+
+@pytest.fixture
+def folder(result, tmp_path):
+    return result.save(tmp_path / "run")
+
+
+# What a result does
+
+
+def test_samples_depend_on_their_number_only(result):
+    many = result.sample(150, seed=2)
+    assert many.shape == (150, 1, 4, 4)
+    assert torch.equal(many[:10], result.sample(10, seed=2))
+    assert torch.equal(many[70:140], result.sample(70, seed=2, row_offset=70))
+    assert not torch.equal(many, result.sample(150, seed=3))
+    drawn = result.sample(150, seed=2, sampled=True)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(drawn[70:140], result.sample(70, seed=2, row_offset=70, sampled=True))
+
+
+def test_samples_are_decoded_unit_noise(result):
+    """Over many codes, what the decoder gets has the moments of the prior."""
+    codes = []
+    handle = result.model.decoder.register_forward_hook(lambda _module, args, _output: codes.append(args[0]))
+    result.sample(6400)
+    handle.remove()
+    z = torch.cat(codes)
+    assert float(z.mean().abs()) < 5 / z.numel() ** 0.5
+    assert abs(float(z.var()) - 1) < 5 * (2 / z.numel()) ** 0.5
+
+
+def test_encode_gives_means_and_draws_only_when_asked(result):
+    x = torch.from_numpy(PIXELS)
+    codes = result.encode(PIXELS)
+    with torch.no_grad():
+        mu, logvar = result.model.posterior(x)
+    assert codes.shape == (40, 3)
+    torch.testing.assert_close(codes, mu, rtol=0, atol=1e-6)
+    assert torch.equal(codes, result.encode(PIXELS))
+    drawn = result.encode(PIXELS, sample=True, seed=1)
+    spread = (drawn - mu) / (0.5 * logvar).exp()
+    assert abs(float(spread.std()) - 1) < 5 / (2 * spread.numel()) ** 0.5
+    assert not torch.equal(drawn, result.encode(PIXELS, sample=True, seed=2))
+
+
+def test_one_sample_is_as_good_as_many(result):
+    codes, images = result.encode(PIXELS), result.reconstruct(PIXELS)
+    assert images.shape == PIXELS.shape
+    for one in (PIXELS[5], torch.from_numpy(PIXELS[5])):
+        assert torch.equal(result.encode(one), codes[5])
+        assert torch.equal(result.reconstruct(one), images[5])
+    assert torch.equal(result.decode(codes[5]), images[5])
+
+
+def test_an_axis_of_one_is_a_matter_of_taste(result):
+    assert torch.equal(result.encode(PIXELS[:, 0]), result.encode(PIXELS))
+    assert result.evaluate(PIXELS[:, 0]) == result.evaluate(PIXELS)
+
+
+def test_pixels_are_scaled_as_in_training():
+    data = (PIXELS * 255).astype(np.uint8)
+    result = run(data)
+    assert torch.equal(result.encode(data), result.encode(data.astype(np.float32) / 255))
+    dark = np.minimum(data, 1)
+    assert torch.equal(result.encode(dark), result.encode(dark.astype(np.float32) / 255))
+
+
+def test_another_shape_raises(result):
+    with pytest.raises(
+        ValueError, match=r"takes samples of shape \(1, 4, 4\), .* has samples of shape \(5, 5\)"
+    ):
+        result.encode(np.zeros((3, 5, 5), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"codes must be of shape \(N, 3\) or \(3,\), got \(2, 4\)"):
+        result.decode(torch.zeros(2, 4))
+
+
+def test_interpolation_is_a_straight_line_between_the_means(result):
+    a, b = PIXELS[0], PIXELS[1]
+    line = result.interpolate(a, b, steps=5)
+    assert line.shape == (5, 1, 4, 4)
+    assert torch.equal(line[0], result.reconstruct(a))
+    torch.testing.assert_close(line[4], result.reconstruct(b), rtol=0, atol=1e-6)
+    middle = (result.encode(a) + result.encode(b)) / 2
+    torch.testing.assert_close(line[2], result.decode(middle), rtol=0, atol=1e-6)
+    assert result.interpolate(PIXELS[:7], PIXELS[7:14], steps=4).shape == (7, 4, 1, 4, 4)
+    with pytest.raises(ValueError, match="a and b must hold as many samples each"):
+        result.interpolate(PIXELS[:7], PIXELS[:6])
+    with pytest.raises(ValueError, match="steps must be at least 2"):
+        result.interpolate(a, b, steps=1)
+
+
+def test_a_traversal_moves_one_code(result):
+    line = result.traverse(None, 1, [-2.0, 0.0, 2.0])
+    assert torch.equal(line[2], result.decode([0.0, 2.0, 0.0]))
+    codes = result.encode(PIXELS[3])
+    codes[2] = 1.5
+    assert torch.equal(result.traverse(PIXELS[3], 2, [1.5])[0], result.decode(codes))
+    assert result.traverse().shape == (9, 1, 4, 4)
+    with pytest.raises(IndexError, match=r"dim must lie in \[0, 3\), got 3"):
+        result.traverse(None, 3)
+    with pytest.raises(ValueError, match="traverse starts from one sample, got 40"):
+        result.traverse(PIXELS)
+
+
+def test_results_are_float32_on_the_cpu_without_history(result):
+    for tensor in (result.sample(2), result.encode(PIXELS), result.reconstruct(PIXELS), result.traverse()):
+        assert tensor.dtype == torch.float32
+        assert tensor.device.type == "cpu"
+        assert not tensor.requires_grad
+
+
+def test_evaluate_refuses_data_the_likelihood_cannot_have(result):
+    with pytest.raises(ValueError, match="the Bernoulli likelihood needs values between 0 and 1"):
+        result.evaluate(PIXELS * 3)
+    assert result.evaluate(PIXELS)["samples"] == 40
+
+
+# To disk and back
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "model.safetensors"])
+def test_a_run_comes_back_as_it_was(result, folder, name):
+    back = load(folder / name, device="cpu")
+    assert isinstance(back, TrainedVAE)
+    assert back.config == result.config
+    assert back.history == result.history
+    assert not back.model.training
+    assert torch.equal(back.sample(5), result.sample(5))
+    assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+    assert back.evaluate(PIXELS) == result.evaluate(PIXELS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "conv", "hidden_dims": (4,)},
+        {"likelihood": "gaussian"},
+        {"variance": "predicted"},
+        {"variance": 0.25},
+        {"variational": False},
+        {"hidden_dims": None},
+        {"binarize": "threshold"},
+    ],
+)
+def test_every_kind_of_model_comes_back(changes, tmp_path):
+    result = run(**changes, epochs=1)
+    back = load(result.save(tmp_path / "run"), device="cpu")
+    assert back.config == result.config
+    assert torch.equal(back.sample(5, sampled=True), result.sample(5, sampled=True))
+    assert back.evaluate(PIXELS) == result.evaluate(PIXELS)
+
+
+def own_encoder():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 6))
+
+
+def test_modules_of_ones_own_are_passed_to_load(tmp_path):
+    result = run(encoder=own_encoder())
+    folder = result.save(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"trained with an encoder of your own.*pass encoder="):
+        load(folder)
+    back = load(folder, device="cpu", encoder=own_encoder())
+    assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+    with pytest.raises(ValueError, match="has the built-in decoder: leave decoder= out"):
+        load(folder, encoder=own_encoder(), decoder=nn.Linear(3, 16))
+    with pytest.raises(FileFormatError, match="the weights do not fit the modules you passed"):
+        load(folder, encoder=nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 6)))
+
+
+def test_weights_shared_by_two_modules_come_back(tmp_path):
+    def shared():
+        encoder, decoder = nn.Linear(5, 6), nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 5))
+        middle = nn.Linear(6, 6)
+        return nn.Sequential(encoder, middle), nn.Sequential(decoder[0], middle, decoder[1])
+
+    data = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    encoder, decoder = shared()
+    result = run(data, encoder=encoder, decoder=decoder, hidden_dims=None)
+    folder = result.save(tmp_path / "run")
+    encoder, decoder = shared()
+    back = load(folder, device="cpu", encoder=encoder, decoder=decoder)
+    assert torch.equal(back.reconstruct(data), result.reconstruct(data))
+
+
+def test_loading_leaves_the_random_state_alone(folder):
+    before = torch.get_rng_state()
+    load(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_files_are_what_they_say(folder, result):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+    ]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["format"] == "fastvae"
+    assert config["training"]["batch_size"] == 16
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(result.model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "model.safetensors"])
+@pytest.mark.parametrize("keep", [0, 0.3, 0.9])
+def test_a_truncated_file_is_named(folder, name, keep):
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    if name == "metrics.jsonl" and not keep:
+        assert load(folder).history == []
+        return
+    with pytest.raises(FileFormatError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04 zip", b"[1, 2]", b'{"a": 1}', b"\x80\x04pickle", b"\xff" * 9]
+)
+def test_a_foreign_file_is_named(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(FileFormatError, match=name):
+        load(folder)
+
+
+def test_a_missing_file_is_named(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileFormatError, match=r"has no model\.safetensors"):
+        load(folder)
+    with pytest.raises(FileFormatError, match=r"is no fastvae run: it has no config\.json"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such run folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_weights_of_someone_else_are_refused(folder):
+    save_file({"weight": torch.zeros(3)}, folder / "model.safetensors")
+    with pytest.raises(FileFormatError, match=r"model\.safetensors was not written by fastvae"):
+        load(folder)
+
+
+def test_files_of_two_runs_are_refused(folder, tmp_path):
+    other = run(latent_dim=4, epochs=1).save(tmp_path / "other")
+    os.replace(other / "model.safetensors", folder / "model.safetensors")  # noqa: PTH105
+    with pytest.raises(FileFormatError, match="they come from two runs"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (None, "format_version", 99),
+        (None, "model", None),
+        (None, "training", 3),
+        ("model", "preset", "resnet"),
+        ("model", "latent_dim", "many"),
+        ("model", "surprise", 1),
+        ("training", "batch_size", 0),
+    ],
+)
+def test_an_edited_config_is_refused(folder, section, key, value):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config if section is None else config[section])[key] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(FileFormatError, match=r"config\.json"):
+        load(folder)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
+    assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Run folders
+
+
+def test_a_run_folder_holds_the_run_and_its_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    result = run(output_dir=tmp_path / "a" / "run")
+    names = {path.name for path in (tmp_path / "a" / "run").iterdir()}
+    assert names >= {"config.json", "metrics.jsonl", "model.safetensors", "samples.png", "curves.png"}
+    assert torch.equal(load(tmp_path / "a" / "run").sample(3), result.sample(3))
+
+
+def test_an_interrupted_run_is_written(tmp_path):
+    class Impatient(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = own_encoder()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += torch.is_grad_enabled()
+            if self.calls == 8:
+                self.calls = 0
+                raise KeyboardInterrupt
+            return self.inner(x)
+
+    result = run(encoder=Impatient(), output_dir=tmp_path / "run", epochs=100)
+    assert result.interrupted
+    back = load(tmp_path / "run", encoder=Impatient())
+    assert back.interrupted
+    assert back.history == result.history
+    assert [record["epoch"] for record in back.history] == [1, 2, 3]
+
+
+def test_the_run_is_written_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastvae.training.run_folder.FEWEST_SECONDS", 0.0)
+    written = []
+    monkeypatch.setattr(TrainedVAE, "save", lambda self, _path: written.append(len(self.history)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("fastvae.training.run_folder.WRITING_SHARE", float("inf"))
+    run(output_dir=tmp_path / "run", epochs=3)
+    assert written == [1, 2, 3, 3]
+
+
+def test_without_matplotlib_the_run_is_written_and_said_to_lack_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    run(output_dir=tmp_path / "run", progress=True)
+    assert 'pip install "fastvae[plots]"' in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*.png"))
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path, result):
+    (tmp_path / "thesis.tex").write_text("important")
+    for attempt in (lambda: run(output_dir=tmp_path), lambda: result.save(tmp_path)):
+        with pytest.raises(
+            ValueError, match="is not empty and holds no fastvae run; choose a new or an empty"
+        ):
+            attempt()
+    with pytest.raises(ValueError, match="is a file; a run is written to a folder"):
+        run(output_dir=tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_earlier_run_is_replaced(tmp_path):
+    run(latent_dim=2, epochs=1).save(tmp_path)
+    second = run(latent_dim=4, epochs=1)
+    second.save(tmp_path)
+    assert load(tmp_path).config == second.config

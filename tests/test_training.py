@@ -1,0 +1,534 @@
+"""The loop does what its formulae say, the same way each time, and refuses what cannot work."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from fastvae import noise, ops
+from fastvae.data import open_data
+from fastvae.errors import NonFiniteError, NonFiniteWarning, PosteriorCollapseWarning
+from fastvae.models import Bernoulli, Gaussian, Likelihood, ModelSpec, build_model
+from fastvae.training import train
+from fastvae.training.aliases import ALIASES
+from fastvae.training.choices import choose_epochs
+from fastvae.training.randomness import Stream, derive
+
+
+def two_factors(columns, seed):
+    """60 rows that two hidden numbers explain, so that codes have something to say."""
+    random = np.random.default_rng(seed)
+    rows = random.normal(size=(60, 2)) @ random.normal(size=(2, columns))
+    return (rows + 0.1 * random.normal(size=rows.shape)).astype(np.float32)
+
+
+PIXELS = 1 / (1 + np.exp(-3 * two_factors(16, seed=0).reshape(60, 1, 4, 4)))
+TABLE = two_factors(5, seed=1)
+SMALL = {
+    "latent_dim": 2,
+    "hidden_dims": (8,),
+    "epochs": 2,
+    "batch_size": 16,
+    "progress": False,
+    "device": "cpu",
+}
+
+
+def run(data=PIXELS, **changes):
+    return train(data, **(SMALL | changes))
+
+
+def weights(result):
+    return {name: value.clone() for name, value in result.model.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def test_two_lines_from_an_array_to_samples():
+    result = train(PIXELS, epochs=1, progress=False)
+    assert result.sample(3).shape == (3, 1, 4, 4)
+
+
+# The loop
+
+
+def test_the_loop_is_adam_on_the_elbo():
+    """A few lines of plain torch give the same weights: order, noise, warm-up and update."""
+    result = run(beta=0.7, warmup=0.5, validation=None, seed=5)
+
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(derive(5, Stream.WEIGHTS))
+        model = build_model(ModelSpec((1, 4, 4), 2, hidden_dims=(8,)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    data, step = torch.from_numpy(PIXELS), 0
+    for epoch in (1, 2):
+        for rows in noise.permutation(60, derive(5, Stream.SHUFFLE, epoch)).split(16):
+            recon, kl = model(data[rows], seed=derive(5, Stream.LATENT, step))
+            step += 1
+            beta = 0.7 * min(1.0, step / 4)
+            optimizer.zero_grad()
+            (beta * kl - recon).mean().backward()
+            optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(result.model.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_the_history_holds_the_terms_of_each_epoch():
+    history = run(beta=0.5, warmup=1.0).history
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert [record["beta"] for record in history] == pytest.approx([0.25, 0.5])
+    for record in history:
+        assert set(record) == {
+            "epoch", "elbo", "recon", "kl", "beta", "val_elbo", "val_recon", "val_kl",
+            "images_per_second", "seconds", "skipped_steps",
+        }  # fmt: skip
+        # At beta = 1, whatever beta is trained with.
+        assert record["elbo"] == record["recon"] - record["kl"]
+        assert record["val_elbo"] == record["val_recon"] - record["val_kl"]
+        assert record["images_per_second"] > 0
+        assert record["skipped_steps"] == 0
+
+
+def test_without_validation_there_are_no_such_numbers():
+    assert run(validation=None).history[0]["val_elbo"] is None
+    assert run(validation=0).config.data.samples == 60
+
+
+def test_the_validation_numbers_are_those_of_evaluate():
+    result = run(validation=PIXELS[:20], beta=3.0, seed=4)
+    assert result.evaluate(PIXELS[:20], seed=4)["elbo"] == result.history[-1]["val_elbo"]
+
+
+def test_training_improves_the_bound():
+    history = run(epochs=30, learning_rate=1e-2).history
+    assert history[-1]["elbo"] > history[0]["elbo"] + 1
+    assert history[-1]["val_elbo"] > history[0]["val_elbo"] + 1
+
+
+@pytest.mark.parametrize("batch_size", [59, 1000, 1])
+def test_any_batch_size_sees_every_sample_once(batch_size):
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                seen.append(x.flatten(1))
+            return (x.flatten(1) * self.scale)[:, :4]
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(16))
+
+    run(encoder=Watch(), epochs=1, batch_size=batch_size, validation=None, hidden_dims=None)
+    rows = torch.cat(seen)
+    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, PIXELS.reshape(60, 16).tolist()))
+
+
+def test_a_last_batch_of_one_passes_batch_normalisation():
+    encoder = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 4))
+    result = run(PIXELS[:33], encoder=encoder, validation=None, hidden_dims=None)
+    assert result.history[-1]["skipped_steps"] == 0
+    assert encoder[1].num_batches_tracked == 4
+    assert not encoder[1].training
+
+
+def test_no_scalar_is_read_per_step(monkeypatch):
+    """Reading a tensor waits for the device: the count must not grow with the number of steps."""
+    reads = []
+    data = open_data(torch.from_numpy(PIXELS))
+    data.value_range()  # kept by the data set, so that both runs find it
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *arguments, _original=original, **options):
+            # The CPU's kernels read their seed, which is on the CPU already.
+            if not Path(sys._getframe(1).f_code.co_filename).is_relative_to(Path(ops.__file__).parent):
+                reads.append(1)
+            return _original(self, *arguments, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    counts = []
+    for batch_size in (30, 2):
+        run(data, batch_size=batch_size, validation=None)
+        counts.append(len(reads))
+        reads.clear()
+    assert counts[0] == counts[1]
+
+
+def test_the_model_ends_in_eval_mode_and_its_weights_are_trained_in_place():
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    before = encoder[1].weight.detach().clone()
+    result = run(encoder=encoder, hidden_dims=None)
+    assert result.model.encoder is encoder
+    assert not torch.equal(encoder[1].weight, before)
+    assert not any(module.training for module in result.model.modules())
+
+
+def test_weight_decay_leaves_the_learned_variance_alone():
+    frozen = run(TABLE, weight_decay=1000.0, learning_rate=1e-4, validation=None)
+    assert abs(float(frozen.model.likelihood.log_variance.detach())) > 1e-5
+    assert float(frozen.model.encoder[1].weight.detach().abs().max()) < float(
+        run(TABLE, learning_rate=1e-4, validation=None).model.encoder[1].weight.detach().abs().max()
+    )
+
+
+def test_a_plain_autoencoder_from_end_to_end():
+    result = run(TABLE, variational=False, epochs=200, learning_rate=1e-2, latent_dim=5, warmup=0.5)
+    assert {record["kl"] for record in result.history} == {0.0}
+    error = (result.reconstruct(TABLE) - torch.from_numpy(TABLE)).square().mean()
+    assert error < 0.1 * TABLE.var()
+    assert torch.equal(result.encode(TABLE, sample=True), result.encode(TABLE))
+    assert result.sample(2).shape == (2, 5)
+
+
+# Reproducibility
+
+
+class Items(Dataset):
+    """Samples read one at a time, with a random shift."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return torch.from_numpy(PIXELS[index]), index
+
+
+def test_one_seed_gives_one_run_bit_for_bit():
+    first, second, other = run(seed=3), run(seed=3), run(seed=4)
+    assert_same(weights(first), weights(second))
+    for a, b in zip(first.history, second.history, strict=True):
+        timed = {"seconds", "images_per_second"}
+        assert {k: v for k, v in a.items() if k not in timed} == {
+            k: v for k, v in b.items() if k not in timed
+        }
+    assert not torch.equal(first.model.encoder[1].weight, other.model.encoder[1].weight)
+
+
+def test_the_number_of_workers_changes_nothing():
+    assert_same(weights(run(Items(), workers=0)), weights(run(Items(), workers=2)))
+
+
+def test_the_shuffling_of_a_loader_is_reproducible():
+    def once(seed):
+        loader = DataLoader(TensorDataset(torch.from_numpy(PIXELS)), batch_size=16, shuffle=True)
+        return weights(run(loader, validation=None, seed=seed))
+
+    torch.manual_seed(1)
+    first = once(0)
+    torch.manual_seed(2)
+    assert_same(first, once(0))
+
+
+def test_dropout_is_governed_by_the_seed_and_not_by_torchs_generator():
+    def once():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            encoder = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 4))
+        return weights(run(encoder=encoder, hidden_dims=None))
+
+    torch.manual_seed(1)
+    first = once()
+    torch.manual_seed(2)
+    assert_same(first, once())
+
+
+def test_the_callers_random_state_is_left_alone():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    result = run()
+    result.sample(3)
+    result.encode(PIXELS, sample=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_random_state_comes_back_after_an_error():
+    encoder = nn.Linear(3, 4)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="the encoder failed"):
+        run(encoder=encoder, hidden_dims=None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_streams_of_one_seed_differ():
+    seeds = {derive(0, stream, index) for stream in Stream for index in range(50)}
+    assert len(seeds) == 50 * len(Stream)
+
+
+def test_drawn_pixels_are_new_in_each_epoch_and_the_same_in_each_batch_size():
+    seen = []
+
+    class Watch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(16))
+
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                seen.append(x.detach().flatten(1))
+            return (x.flatten(1) * self.scale)[:, :4]
+
+    def epochs(batch_size):
+        seen.clear()
+        run(encoder=Watch(), batch_size=batch_size, validation=None, hidden_dims=None, binarize="dynamic")
+        return torch.cat(seen).view(2, 60, 16)
+
+    first = epochs(16)
+    assert torch.equal(first, epochs(7))
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    orders = [noise.permutation(60, derive(0, Stream.SHUFFLE, epoch)).argsort() for epoch in (1, 2)]
+    assert not torch.equal(first[0][orders[0]], first[1][orders[1]])
+    # Ones come with the probability of the gray value: five standard errors of 1,920 draws.
+    assert abs(float(first.mean()) - PIXELS.mean()) < 5 * 0.5 / 1920**0.5
+
+
+def test_a_threshold_makes_the_encoder_see_binary_pixels():
+    result = run(binarize="threshold")
+    assert torch.equal(result.encode(PIXELS), result.encode((PIXELS > 0.5).astype(np.float32)))
+
+
+# Non-finite numbers
+
+
+class Explosive(nn.Module):
+    """Gives infinities for samples that begin with more than a limit."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+        self.inner = nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.inner(x) / (x[:, :1] < self.limit).float()
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted():
+    data = TABLE.copy()
+    data[:, 0] = 0
+    data[7, 0] = 1
+    with pytest.warns(
+        NonFiniteWarning, match=r"epoch 1: 1 of 4 steps .* between .* and .*learning_rate"
+    ) as caught:
+        result = run(data, encoder=Explosive(0.5), validation=None, hidden_dims=None)
+    assert [record["skipped_steps"] for record in result.history] == [1, 1]
+    assert len([w for w in caught if w.category is NonFiniteWarning]) == 1
+    assert all(value.isfinite().all() for value in weights(result).values())
+    assert np.isfinite([record["elbo"] for record in result.history]).all()
+
+
+def test_a_skipped_step_is_as_if_it_had_not_been():
+    """Neither the weights nor Adam's moments nor its step count move."""
+    from fastvae.training.optimizer import CautiousAdam
+
+    def trained(losses):
+        model = nn.Linear(2, 1)
+        nn.init.constant_(model.weight, 0.5)
+        nn.init.constant_(model.bias, 0.5)
+        adam = CautiousAdam(model, learning_rate=0.1, weight_decay=0.1)
+        skipped = [
+            bool(adam.step(model(torch.tensor([[1.0, 2.0]])).square().sum() * loss)) for loss in losses
+        ]
+        return skipped, model.state_dict()
+
+    nan, inf = float("nan"), float("inf")
+    skipped, disturbed = trained([1.0, nan, 2.0, inf, 3.0])
+    assert skipped == [False, True, False, True, False]
+    assert_same(disturbed, trained([1.0, 2.0, 3.0])[1])
+
+
+def test_an_epoch_without_a_finite_step_stops_with_an_explanation():
+    with pytest.raises(NonFiniteError, match=r"epoch 1: 4 of 4 steps .*Training stopped"):
+        run(TABLE, encoder=Explosive(-100), validation=None, hidden_dims=None)
+
+
+def test_a_collapsed_posterior_is_pointed_out():
+    with pytest.warns(PosteriorCollapseWarning, match=r"KL ended at .* Try warmup=0.3"):
+        run(beta=10000.0, epochs=60, learning_rate=1e-2)
+
+
+# Interruption
+
+
+def test_ctrl_c_gives_what_there_is():
+    class Impatient(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(5, 4)
+            self.calls = 0
+
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                self.calls += 1
+                if self.calls == 7:
+                    raise KeyboardInterrupt
+            return self.inner(x)
+
+    result = run(TABLE, encoder=Impatient(), epochs=50, validation=None, hidden_dims=None)
+    assert result.interrupted
+    assert [record["epoch"] for record in result.history] == [1, 2]
+    assert not result.model.training
+    assert result.sample(2).shape == (2, 5)
+
+
+# Choices
+
+
+@pytest.mark.parametrize(
+    ("data", "likelihood"),
+    [
+        (PIXELS, Bernoulli),
+        (PIXELS.reshape(60, 4, 4), Bernoulli),
+        ((PIXELS.reshape(60, 16) > 0.5), Bernoulli),
+        ((PIXELS * 255).astype(np.uint8), Bernoulli),
+        (np.tile(PIXELS.reshape(60, 16), 4), Bernoulli),
+        (PIXELS.reshape(60, 16), Gaussian),
+        (TABLE, Gaussian),
+        (PIXELS - 0.5, Gaussian),
+    ],
+)
+def test_auto_takes_the_likelihood_the_data_looks_like(data, likelihood):
+    assert type(run(data, epochs=1).model.likelihood) is likelihood
+
+
+def test_a_given_variance_means_a_gaussian():
+    result = run(variance="predicted")
+    assert result.model.likelihood.maps == 2
+    assert result.config.model.variance == "predicted"
+
+
+def test_small_data_is_passed_over_more_often():
+    assert [choose_epochs(steps) for steps in (1, 13, 400, 10**6)] == [400, 308, 20, 20]
+
+
+def test_the_choices_are_told(capsys):
+    run(progress=True)
+    told = capsys.readouterr().err
+    assert "54 samples of shape (1, 4, 4), 6 held out" in told
+    assert "bernoulli likelihood (as all values lie between 0 and 1 and look like pixels), 2 epochs" in told
+    assert "codes in use" in told
+    run(progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_likelihood_of_ones_own():
+    class Laplace(Likelihood):
+        name = "laplace"
+
+        def log_prob(self, params, x):
+            return -(x - params).abs().add(np.log(2)).flatten(1).sum(1)
+
+        def mean(self, params):
+            return params
+
+        def sample(self, params, seed=None, *, row_offset=0):
+            return params + noise.normal(params.shape, seed, row_offset=row_offset)
+
+        def check_range(self, low, high):
+            pass
+
+    result = run(TABLE, likelihood=Laplace())
+    assert type(result.model.likelihood) is Laplace
+    assert result.config.model.custom == ("likelihood",)
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("word", "alias"), [(word, alias) for word, all_ in ALIASES.items() for alias in all_]
+)
+def test_a_familiar_alias_gets_the_right_word(word, alias):
+    with pytest.raises(TypeError, match=rf"there is no '{alias}'; write '{word}'"):
+        train(PIXELS, **{alias: 1})
+
+
+def test_a_misspelt_word_gets_the_right_one():
+    with pytest.raises(TypeError, match="there is no 'laten_dim'; write 'latent_dim'"):
+        train(PIXELS, laten_dim=2)
+    with pytest.raises(TypeError, match="there is no 'xyzzy'; its arguments are latent_dim, model"):
+        train(PIXELS, xyzzy=2)
+    with pytest.raises(TypeError, match="'input_dim' is not needed: the shape is taken from the data"):
+        train(PIXELS, input_dim=16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1"),
+        ({"batch_size": -1}, "batch_size must be a whole number of at least 1"),
+        ({"learning_rate": 0}, "learning_rate must be a finite number above 0, got 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"beta": -1.0}, "beta must be a finite number of at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be a finite number of at least 0"),
+        ({"warmup": 10}, "warmup must lie between 0 and 1, a fraction of all steps, got 10.*n / epochs"),
+        ({"hidden_dims": ()}, "hidden_dims must name at least one layer"),
+        ({"hidden_dims": (4, 0)}, "hidden_dims must be a whole number of at least 1, got 0"),
+        ({"binarize": "yes"}, "binarize must be one of 'none', 'dynamic', 'threshold', got 'yes'"),
+        ({"seed": 2**64}, "seed must fit in 64 bits"),
+        ({"device": "tpu"}, 'device must be "auto", "cpu"'),
+        ({"device": "cuda:99"}, "cuda:99 is not there"),
+        ({"likelihood": "poisson"}, "likelihood must be one of 'auto', 'bernoulli', 'gaussian', or"),
+        ({"likelihood": "bernoulli", "variance": 0.1}, "variance=0.1 belongs to likelihood=\"gaussian\""),
+        ({"likelihood": "gaussian", "binarize": "dynamic"}, "it needs likelihood=\"bernoulli\""),
+        ({"likelihood": Gaussian(), "variance": 0.1}, "give the variance to the likelihood"),
+        ({"validation": 5}, r"validation must be a fraction .* for n samples write n / 60"),
+        ({"validation": TABLE}, r"validation has samples of shape \(5,\), the training data of shape"),
+        ({"model": "resnet"}, "model must be one of 'mlp', 'conv'"),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_raise_before_any_work(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent_dim": 2.5}, "latent_dim must be a whole number, got 2.5"),
+        ({"epochs": "3"}, "epochs must be a whole number, got '3'"),
+        ({"hidden_dims": "400"}, "hidden_dims must be a whole number"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+        ({"seed": 1.5}, "seed must be an int, got float"),
+        ({"device": 3}, "device must be a name"),
+        ({"encoder": nn.Linear}, "encoder must be a Module, got type; pass an object"),
+        ({"likelihood": 3}, "likelihood must be one of"),
+        ({"output_dir": 3}, "the run folder must be a str or a Path"),
+    ],
+)
+def test_values_of_another_kind_raise_before_any_work(changes, message):
+    with pytest.raises(TypeError, match=message):
+        run(**changes)
+
+
+def test_data_outside_the_likelihoods_range_raises():
+    with pytest.raises(
+        ValueError, match="the Bernoulli likelihood needs values between 0 and 1, but the data lies"
+    ):
+        run(TABLE, likelihood="bernoulli")
+    with pytest.raises(ValueError, match="the Gaussian likelihood needs values of ordinary size"):
+        run(TABLE * 1000)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        run(np.where(TABLE > 1, np.nan, TABLE))
+
+
+def test_tiny_data_trains_without_validation():
+    result = run(PIXELS[:1])
+    assert result.config.data.samples == 1
+    assert result.config.data.validation_samples == 0
+
+
+def test_nothing_is_printed_or_warned_of_in_an_ordinary_run(capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run()
+    assert capfd.readouterr() == ("", "")
