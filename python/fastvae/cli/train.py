@@ -23,7 +23,11 @@ def run(options: Namespace) -> int:
 
 
 def _new_folder(data: str) -> Path:
-    """``runs/NAME`` after the data, or the first free one of ``runs/NAME-2``, ``runs/NAME-3``, ..."""
+    """Name ``runs/NAME`` after the data, or the first free one of ``runs/NAME-2``, ``runs/NAME-3``, ..."""
     name = Path(data).resolve().name.split(".")[0] or "run"
-    candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(folder for candidate in candidates if not (folder := Path("runs") / candidate).exists())
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(folder for folder in (Path("runs") / name for name in names) if _is_free(folder))
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

@@ -1,0 +1,385 @@
+"""The command: what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastvae.cli.sample as sample_command
+from fastvae.cli import main
+from fastvae.cli.npy import write_npy
+from fastvae.cli.parser import build_parser
+from fastvae.data import open_data
+from fastvae.training import load, train
+
+COMMANDS = ("train", "sample", "reconstruct", "evaluate", "info")
+NOT_ON_THE_COMMAND_LINE = {"data", "encoder", "decoder", "unknown"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    """A small run on the digits."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    train("digits", latent_dim=2, hidden_dims=16, epochs=1, output_dir=folder, progress=False)
+    return str(folder)
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command that must fail, and give what it says."""
+
+    def check(code: int, *arguments: str) -> str:
+        try:
+            given = main(arguments)
+        except SystemExit as end:
+            given = end.code
+        captured = capsys.readouterr()
+        assert given == code, captured.err
+        assert captured.out == ""
+        assert "Traceback" not in captured.err
+        assert "error: " in captured.err
+        return captured.err
+
+    return check
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:\n  fastvae " in text
+    assert all(len(line) <= 110 for line in text.splitlines())
+
+
+def test_every_example_of_the_help_parses(capsys):
+    examples = []
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out.split("examples:\n")[1]
+        examples += re.findall(r"^  fastvae (.*?)(?:   .*| \|.*)?$", text, re.MULTILINE)
+    assert len(examples) >= 2 * len(COMMANDS)
+    for example in examples:
+        _, unknown = build_parser().parse_known_args(example.split())
+        assert not unknown, example
+
+
+def test_help_and_mistakes_do_not_wait_for_the_command():
+    """Neither builds on a command's module, which imports what is slow."""
+    code = (
+        "import sys; from fastvae.cli.parser import build_parser; build_parser().format_help(); "
+        "slow = {'fastvae.training', 'fastvae.data', 'fastvae.plots'} & set(sys.modules); "
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)  # noqa: S603  our own code
+
+
+def test_every_option_of_train_is_there_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, parameter in inspect.signature(train).parameters.items():
+        if name in NOT_ON_THE_COMMAND_LINE:
+            continue
+        match = re.search(rf" --{name.replace('_', '-')}[ ,].*?\(default: (.*?)\)", text)
+        assert match, name
+        if isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool):
+            assert float(match[1]) == parameter.default, name
+        elif name in {"model", "binarize", "variance", "likelihood", "device"}:
+            assert match[1].startswith(parameter.default), name
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("fastvae ")
+
+
+def test_it_is_a_module_too():
+    command = [sys.executable, "-m", "fastvae", "train", "digts"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: data: there is no file, folder or bundled data set 'digts'; did you mean \"digits\"?\n"
+    )
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "required: COMMAND"),
+        (["trian", "digits"], "invalid choice: 'trian'"),
+        (["train"], "required: DATA"),
+        (["train", "digits", "more"], "did not expect 'more'"),
+        (["train", "digits", "--lr", "0.1"], "no option --lr; did you mean --learning-rate?"),
+        (["train", "digits", "--z-dim=3"], "no option --z-dim; did you mean --latent-dim?"),
+        (["train", "digits", "--num_epochs", "3"], "no option --num_epochs; did you mean --epochs?"),
+        (["train", "digits", "--latentdim", "3"], "did you mean --latent-dim?"),
+        (["train", "digits", "--xyzzy"], "no option --xyzzy\n"),
+        (["train", "digits", "--epochs", "0"], "argument --epochs: expected a whole number of at least 1"),
+        (["train", "digits", "--latent-dim", "many"], "argument --latent-dim: expected a whole number"),
+        (["train", "digits", "--likelihood", "poisson"], "argument --likelihood: invalid choice: 'poisson'"),
+        (["train", "digits", "--model", "resnet"], "resnet"),
+        (["train", "digits", "--beta", "-1"], "beta"),
+        (["train", "digits", "--warmup", "5"], "warmup must lie between 0 and 1"),
+        (["train", "digits", "--device", "abacus"], "abacus"),
+        (["train", "digits", "--workers", "-1"], "workers"),
+        (["train", "digits", "--validation", "nowhere.npy"], "nowhere.npy"),
+        (["train", "nowhere.npy"], "no file, folder or bundled data set 'nowhere.npy'"),
+        (["sample", "nowhere", "-n", "2", "-o", "a.npy"], "nowhere: there is no such run folder"),
+        (["sample", "nowhere", "-n", "-2", "-o", "a.npy"], "-n/--number: expected a whole number"),
+        (["sample", "nowhere", "-n", "2"], "required: -o/--output"),
+        (["sample", "nowhere", "-n", "2", "-o", "a.jpg"], "OUT must end in .npy or .png, or be a new folder"),
+        (["sample", "nowhere", "-n", "20000", "-o", "a.png"], "one picture holds at most 10000"),
+        (["reconstruct", "nowhere", "digits", "-o", "a.jpg"], "OUT must end in .npy or .png"),
+        (["info", "."], "no fastvae run"),
+    ],
+)
+def test_wrong_use_ends_with_2(arguments, text, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert text in fails(2, *arguments)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "before any work"
+
+
+def test_data_that_does_not_fit_ends_with_2(run, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("nan.npy", np.full((20, 8, 8), np.nan))
+    np.save("wide.npy", np.full((20, 3), 0.5))
+    assert "20 of 20 samples hold NaN" in fails(2, "train", "nan.npy")
+    for command in (["evaluate", run], ["reconstruct", run]):
+        output = ["-o", "a.npy"] if command[0] == "reconstruct" else []
+        assert "shape (1, 8, 8)" in fails(2, *command, "wide.npy", *output)
+        assert "20 of 20 samples hold NaN" in fails(2, *command, "nan.npy", *output)
+    assert not Path("a.npy").exists()
+
+
+def test_what_fails_at_run_time_ends_with_1(run, fails, tmp_path, monkeypatch):
+    def disk_full(*_: object, **__: object):
+        raise OSError(28, "No space left on device", "a.npy")
+
+    monkeypatch.setattr(sample_command, "write_npy", disk_full)
+    assert fails(1, "sample", run, "-n", "2", "-o", str(tmp_path / "a.npy")) == (
+        "error: a.npy: No space left on device\n"
+    )
+
+
+def test_traceback_shows_where_an_error_came_from():
+    with pytest.raises(FileNotFoundError):
+        main(["info", "nowhere", "--traceback"])
+
+
+# train
+
+
+def test_train_leaves_a_run_folder(tmp_path, capsys):
+    folder = tmp_path / "run"
+    options = "--epochs 2 --latent-dim 2 --hidden-dims 16 8 --beta 2 --warmup 0.5 --seed 5 --batch-size 100"
+    options += " --learning-rate 0.002 --weight-decay 0.01 --binarize threshold --validation 0.2 --device cpu"
+    options += " --likelihood bernoulli --no-variational --no-progress"
+    assert main(["train", "digits", "-o", str(folder), *options.split()]) == 0
+    assert capsys.readouterr() == (f"{folder}\n", "")
+    config = load(folder).config
+    assert (config.model.latent_dim, config.model.hidden_dims) == (2, (16, 8))
+    assert (config.training.epochs, config.training.batch_size, config.training.seed) == (2, 100, 5)
+    assert (config.training.learning_rate, config.training.weight_decay) == (0.002, 0.01)
+    assert (config.training.beta, config.training.warmup, config.training.binarize) == (2, 0.5, "threshold")
+    assert (config.data.samples, config.data.validation_samples) == (1438, 359)
+    assert not config.model.variational
+    pictures = {"curves.png", "latent.png", "reconstructions.png", "samples.png", "traversal.png"}
+    assert pictures < {path.name for path in folder.iterdir()}
+
+
+def test_train_without_a_folder_takes_a_new_one_each_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("my.table.npy", np.random.default_rng(0).normal(size=(20, 3)))
+    Path("runs/my-2").mkdir(parents=True)  # an empty one is as good as none
+    options = "--epochs 1 --latent-dim 1 --hidden-dims 4 --validation none --no-progress"
+    for _ in range(3):
+        assert main(["train", "my.table.npy", *options.split()]) == 0
+    assert capsys.readouterr().out == "runs/my\nruns/my-2\nruns/my-3\n"
+    assert load("runs/my-3").config.data.validation_samples == 0
+
+
+def test_train_gives_what_the_function_gives(tmp_path):
+    settings = {"epochs": 1, "latent_dim": 2, "hidden_dims": 8, "variance": 0.5, "likelihood": "gaussian"}
+    options = "--epochs 1 --latent-dim 2 --hidden-dims 8 --variance 0.5 --likelihood gaussian --no-progress"
+    assert main(["train", "digits", "-o", str(tmp_path / "run"), *options.split()]) == 0
+    assert torch.equal(
+        load(tmp_path / "run").sample(3), train("digits", progress=False, **settings).sample(3)
+    )
+
+
+def test_an_interrupted_training_keeps_what_there_is_and_ends_with_130(tmp_path):
+    folder = tmp_path / "run"
+    options = ["--epochs", "100000", "--hidden-dims", "8", "--latent-dim", "2", "--no-progress"]
+    command = [sys.executable, "-c", STARTING, "train", "digits", "-o", str(folder), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  our own code
+    try:
+        assert process.stdout.readline() == "training\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+    result = load(folder)
+    assert result.interrupted
+    assert result.history
+    assert result.sample(1).isfinite().all()
+
+
+STARTING = """
+import sys
+from fastvae.cli import main
+from fastvae.training import train, loop
+batches = loop._batches
+def announced(*arguments):
+    if arguments[2] == 2:
+        print("training", flush=True)
+    return batches(*arguments)
+loop._batches = announced
+sys.exit(main())
+"""
+
+
+# sample
+
+
+def test_samples_are_those_of_the_function(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_command, "VALUES_AT_A_TIME", 64 * 7)
+    path = tmp_path / "a.npy"
+    for options, arguments in [
+        ([], {}),
+        (["--seed", "3", "--start", "50"], {"seed": 3, "row_offset": 50}),
+        (["--sampled"], {"sampled": True}),
+    ]:
+        assert main(["sample", run, "-n", "100", "-o", str(path), *options]) == 0
+        written = np.load(path, allow_pickle=False)
+        assert written.dtype == np.float32
+        assert torch.equal(torch.from_numpy(written), load(run).sample(100, **arguments))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_samples_as_one_picture(run, tmp_path):
+    path = tmp_path / "a.png"
+    assert main(["sample", run, "-n", "10", "-o", str(path)]) == 0
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        assert image.size == (4 * 56 + 3 * 3, 3 * 56 + 2 * 3)
+
+
+def test_samples_as_a_folder_of_pictures(run, tmp_path, fails):
+    folder = tmp_path / "new" / "samples"
+    assert main(["sample", run, "-n", "12", "-o", str(folder)]) == 0
+    assert [path.name for path in sorted(folder.iterdir())] == [f"{i:06}.png" for i in range(12)]
+    samples = load(run).sample(12)
+    with Image.open(folder / "000011.png") as image:
+        assert np.array_equal(np.asarray(image), np.rint(samples[11, 0].numpy() * 255))
+    assert "exists already" in fails(2, "sample", run, "-n", "12", "-o", str(folder))
+    assert "range must go from low to high" in fails(
+        2, "sample", run, "-n", "1", "-o", str(tmp_path / "b"), "--range", "1", "1"
+    )
+    assert list(folder.parent.iterdir()) == [folder], "no temporary folder is left"
+
+
+def test_a_table_has_no_pictures(tmp_path, fails):
+    train(
+        np.zeros((20, 3)), latent_dim=1, hidden_dims=4, epochs=1, output_dir=tmp_path / "run", progress=False
+    )
+    for output in ("a.png", "folder"):
+        arguments = ["sample", str(tmp_path / "run"), "-n", "2", "-o", str(tmp_path / output)]
+        assert "samples of shape (3,) are no images" in fails(2, *arguments)
+
+
+def test_any_number_of_samples_is_written_in_constant_memory(tmp_path):
+    shape = (4096, 64, 1024)  # 1 GiB
+    chunk = np.ones((16, 64, 1024), np.float32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    write_npy(tmp_path / "a.npy", shape, (chunk for _ in range(256)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    assert np.load(tmp_path / "a.npy", mmap_mode="r")[4095, 63, 1023] == 1
+    (tmp_path / "a.npy").unlink()
+
+
+def test_an_interruption_leaves_no_half_file(run, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"an earlier file")
+
+    def interrupted(*_: object):
+        yield np.zeros((1, 1, 8, 8), np.float32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample_command, "_chunks", interrupted)
+    assert main(["sample", run, "-n", "10", "-o", str(path)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert main(["sample", run, "-n", "10", "-o", str(tmp_path / "folder")]) == 130
+    assert path.read_bytes() == b"an earlier file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# reconstruct, evaluate, info
+
+
+def test_reconstructions_are_those_of_the_function(run, tmp_path):
+    path = tmp_path / "a.npy"
+    assert main(["reconstruct", run, "digits", "-o", str(path)]) == 0
+    assert torch.equal(torch.from_numpy(np.load(path)), load(run).reconstruct("digits"))
+    assert main(["reconstruct", run, "digits", "-o", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] > 700
+
+
+def test_evaluation_is_that_of_the_function(run, capsys):
+    expected = load(run).evaluate(open_data("digits"), seed=4)
+    assert main(["evaluate", run, "digits", "--json", "--seed", "4"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    assert main(["evaluate", run, "digits", "--seed", "4"]) == 0
+    captured = capsys.readouterr()
+    assert f"ELBO   {expected['elbo']:10.3f} nats per sample\n" in captured.out
+    assert captured.err == "digits: 1797 samples\n"
+
+
+def test_info_tells_what_a_run_is(run, capsys):
+    assert main(["info", run]) == 0
+    text = capsys.readouterr().out
+    assert "digits: 1617 samples of shape (1, 8, 8), 180 held out" in text
+    assert "mlp, 2 codes" in text
+    assert "1 of 1 epochs" in text
+    assert main(["info", run, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["history"] == load(run).history
+    assert told["model"]["latent_dim"] == 2
+
+
+def test_warnings_are_one_line(run, monkeypatch, capsys):
+    def warned(*_: object, **__: object) -> None:
+        warnings.warn("the KL is near zero", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(sample_command, "write_npy", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["sample", run, "-n", "1", "-o", "a.npy"]) == 0
+    assert capsys.readouterr().err == "warning: the KL is near zero\n"
