@@ -55,9 +55,10 @@ pub fn relative<V: Floats>(mu: V, logvar: V, prior_mu: V, prior_logvar: V) -> Re
     let back = difference.sub(logvar);
     let error = logvar.sub(difference.sub(back)).sub(prior_logvar.add(back));
     let e = exponential(difference.mul(half));
-    let correction = error.mul(half);
-    // Where the exponential overflowed there is nothing to correct, and infinity times 0 would be NaN.
+    // Where the difference is infinite its error is NaN, and where the exponential overflowed infinity times 0
+    // would be: there is nothing to correct.
     let finite = V::splat(V::Scalar::MAX);
+    let correction = difference.select_within(finite, error.mul(half), V::splat(V::Scalar::ZERO));
     let ratio = Ratio {
         growth: e.value.select_within(finite, e.value.fma(correction, e.growth), e.growth),
         excess: e.value.select_within(finite, e.growth.fma(correction, e.excess), e.excess),

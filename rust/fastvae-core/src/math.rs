@@ -89,14 +89,9 @@ pub struct Exponential<V> {
 }
 
 impl<V: Floats> Exponential<V> {
-    /// e^h * factor + term: the product is rounded once before the sum, and subnormals lose nothing.
+    /// e^h * factor: rounded as one product, also where e^h alone is subnormal.
     #[inline(always)]
-    pub fn times_plus(self, factor: V, term: V) -> V {
-        self.reduced.fma(factor, factor).mul(self.scale.0).fma(self.scale.1, term)
-    }
-
-    /// e^h * factor.
-    #[inline(always)]
+    #[must_use]
     pub fn times(self, factor: V) -> V {
         self.reduced.fma(factor, factor).mul(self.scale.0).mul(self.scale.1)
     }

@@ -142,7 +142,7 @@ fn forward_row<V: Floats, const SAMPLE: bool, const KL: bool, const ELEMENTS: bo
         let m = load::<V>(mu, at);
         let e = exponential(load::<V>(logvar, at).mul(half));
         if SAMPLE {
-            store(e.times_plus(load_f32::<V>(eps, at), m), z, at);
+            store(m.add(e.times(load_f32::<V>(eps, at))), z, at);
         }
         if KL {
             let value = Ratio::to_unit(e).kl(m);
