@@ -42,7 +42,7 @@ def reduce(kl: Tensor, event_dims: int, reduction: str) -> Tensor:
 def spread(grad_kl: Tensor, like: Tensor, event_dims: int, reduction: str) -> Tensor:
     """Give every element the gradient of the sum it went into."""
     if reduction == "sample":
-        grad_kl = grad_kl.reshape(*grad_kl.shape, *(1,) * event_dims)
+        grad_kl = grad_kl.reshape((*grad_kl.shape, *(1,) * event_dims))
     return grad_kl.expand(like.shape)
 
 
