@@ -114,7 +114,7 @@ class Gaussian(Likelihood):
     Parameters
     ----------
     variance : {"learned", "predicted"} or float
-        ``"learned"``: one variance for all values, a parameter of the model (``log_variance``);
+        ``"learned"``: one variance for all values, a parameter of the model (``log_variance``, 0 at first);
         ``"predicted"``: the decoder gives two maps, the mean and the log-variance of every value;
         a number: that variance, fixed.
 

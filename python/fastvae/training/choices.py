@@ -11,7 +11,7 @@ from fastvae.training.config import BINARIZE
 
 __all__ = ["LikelihoodChoice", "choose_epochs", "choose_likelihood", "choose_validation"]
 
-DEFAULT_STEPS = 4000
+DEFAULT_STEPS = 2000
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 400
 DEFAULT_FRACTION = 0.1
 FEWEST_TO_SPLIT = 10
@@ -32,7 +32,7 @@ class LikelihoodChoice(NamedTuple):
 def choose_epochs(steps_per_epoch: int) -> int:
     """Give the default number of epochs: small data is passed over more often.
 
-    As many as make 4000 steps, but at least 20 and at most 400.
+    As many as make 2000 steps, but at least 20 and at most 400.
     """
     return min(max(math.ceil(DEFAULT_STEPS / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
 

@@ -15,7 +15,8 @@ __all__ = ["EpochTotals", "Means", "Record"]
 Record: TypeAlias = dict[str, float | int | None]
 """One epoch: ``epoch`` (from 1); ``elbo``, ``recon`` and ``kl``, in nats per sample at beta = 1, averaged
 over the epoch without its skipped steps; ``beta``, the weight of the KL at its end; ``val_elbo``,
-``val_recon`` and ``val_kl``, None without validation; ``images_per_second``; ``seconds``; ``skipped_steps``."""
+``val_recon`` and ``val_kl``, None without validation; ``images_per_second``; ``seconds``;
+``skipped_steps``."""
 
 
 class Means(NamedTuple):

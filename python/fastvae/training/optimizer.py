@@ -8,13 +8,18 @@ from torch.optim import AdamW
 
 __all__ = ["CautiousAdam"]
 
+LIKELIHOOD_RATE = 10
+"""The likelihood's own parameters move this much faster than weights: Adam moves a parameter by about its
+learning rate a step, and a log-variance has a long way to go from 0."""
+
 
 class CautiousAdam:
     """torch's fused Adam, whose step does nothing where the loss or the gradient is not finite.
 
     The decision is a tensor on the device that the fused kernel reads (``found_inf``, as automatic mixed
     precision does), so no step waits for it. Weight decay is decoupled (AdamW; with 0 it is Adam) and leaves
-    alone the likelihood's own parameters: pulling a log-variance to 0 regularises nothing.
+    alone the likelihood's own parameters, such as the one learned variance of a Gaussian: pulling it to 1
+    regularises nothing. Those take ten times the learning rate.
 
     Parameters
     ----------
@@ -31,7 +36,7 @@ class CautiousAdam:
             raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")
         groups = [
             {"params": networks, "weight_decay": weight_decay},
-            {"params": likelihood, "weight_decay": 0.0},
+            {"params": likelihood, "weight_decay": 0.0, "lr": LIKELIHOOD_RATE * learning_rate},
         ]
         self._parameters = [*networks, *likelihood]
         self._adam = AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)

@@ -92,7 +92,7 @@ def train(
     warmup : float
         Fraction of all steps in which the weight of the KL grows from 0 to ``beta``.
     epochs : int, optional
-        Passes over the data; by default as many as make 4000 steps, but at least 20 and at most 400: 285 for
+        Passes over the data; by default as many as make 2000 steps, but at least 20 and at most 400: 154 for
         the digits, 20 for MNIST.
     batch_size : int
         Samples per step; the last batch of an epoch may be smaller.
