@@ -383,6 +383,8 @@ def test_damaged_idx_files_are_named(tmp_path):
         (b"", "begins with nothing"),
         (b"\x89PNG\r\n\x1a\n", "not an IDX file; it begins with 89 50 4e 47"),
         (b"\0\0\x0a\3" + whole[4:], "not an IDX file"),
+        (b"\0\0\x08\x40" + b"\0\0\0\1" * 64 + b"\0", "not an IDX file"),
+        (b"\0\0\x08\x50" + b"\0\0\0\1" * 80 + b"\0", "not an IDX file"),
         (whole[:9], "ends within its header"),
         (whole[:-1], r"promises 140 bytes .*only 139"),
         (whole + b"\0", r"promises 140 bytes .*there are more"),
@@ -723,3 +725,38 @@ def test_loaders_without_samples_say_so():
         open_data(DataLoader(TensorDataset(torch.zeros(4)), batch_size=2))
     with pytest.raises(TypeError, match="batch 0 must be a tensor"):
         open_data(DataLoader(Listed(["a", "b"]), batch_size=2, collate_fn=lambda items: {"x": items}))
+
+
+# Damage of every kind
+
+
+def whole_files(folder: Path) -> list[Path]:
+    save_images(folder / "a", 1)
+    save_images(folder / "b", 1, mode="L", suffix=".gif")
+    save_images(folder / "c", 1, suffix=".ppm")
+    np.save(folder / "a.npy", np.ones((5, 4)))
+    np.savez_compressed(folder / "a.npz", x=np.ones((5, 4)), y=np.arange(5))
+    write_idx(folder / "train-images-idx3-ubyte", pixels(5, 4, 3))
+    write_idx(folder / "train-images-idx3-ubyte.gz", pixels(5, 4, 3))
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_damaged_file_gives_data_or_an_error_that_names_it(tmp_path):
+    """Bytes changed, cut off or left out at random."""
+    draw = random.Random(0)  # noqa: S311
+    refused = 0
+    for path in whole_files(tmp_path):
+        whole = path.read_bytes()
+        for _ in range(60):
+            content = bytearray(whole)
+            for _ in range(draw.randint(1, 3)):
+                at = draw.randrange(len(content) + 1)
+                content[at : at + draw.choice([0, 1, 1, len(whole)])] = draw.randbytes(draw.choice([0, 1]))
+            path.write_bytes(content)
+            try:
+                open_data(path.parent if path.suffix in {".png", ".gif", ".ppm"} else path)
+            except (TypeError, ValueError) as error:
+                assert str(path) in str(error)  # noqa: PT017
+                refused += 1
+        path.write_bytes(whole)
+    assert refused > 200

@@ -133,7 +133,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 def _parse(file: IO[bytes] | gzip.GzipFile, path: Path) -> np.ndarray:
     magic = file.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not 1 <= magic[3] <= 8:
         raise ValueError(
             f"{path}: not an IDX file; it begins with {magic.hex(' ') or 'nothing'}, and the images of "
             "MNIST with 00 00 08 03"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from fastvae.data.base import CPU, Data
+from fastvae.data.base import CPU, Data, scan_batch_size
 from fastvae.data.items import as_float, check_scale, read_item
 from fastvae.data.random_state import IsolatedRandom, seed_global_generators
 
@@ -83,14 +83,15 @@ class LoaderData(Data):
     def take(self, rows: Tensor) -> Tensor:
         """See :meth:`Data.take`; rows as they arrive with seed 0."""
         wanted = rows.tolist()
-        found: dict[int, Tensor] = {}
-        for x, visited in self.batches(1, order=None, device=CPU):
-            found.update(
-                (row, sample) for row, sample in zip(visited.tolist(), x, strict=True) if row in wanted
-            )
-            if len(found) == len(set(wanted)):
+        missing, found = set(wanted), dict[int, Tensor]()
+        for x, visited in self.batches(scan_batch_size(self.shape), order=None, device=CPU):
+            for sample, row in zip(x, visited.tolist(), strict=True):
+                if row in missing:
+                    found[row] = sample.clone()
+                    missing.remove(row)
+            if not missing:
                 return torch.stack([found[row] for row in wanted]) if wanted else x[:0]
-        raise IndexError(f"{self.name}: rows must lie in [0, {len(self)}), got {wanted}")
+        raise IndexError(f"{self.name}: rows must lie in [0, {len(self)}), got {min(missing)}")
 
     def split(self, fraction: float, seed: int) -> tuple[Data, Data]:  # noqa: ARG002
         """Refuse: rows that arrive in an order of their own cannot be told apart."""

@@ -26,12 +26,12 @@ def is_picture(item: Any) -> bool:
     return pillow is not None and isinstance(item, pillow.Image)
 
 
-def is_gray(image: Image) -> bool:
-    """Whether an image has no colours: one channel, with or without transparency."""
-    return image.mode in _GRAY_MODES
+def is_gray(mode: str) -> bool:
+    """Whether images of a Pillow mode have no colours: one channel, with or without transparency."""
+    return mode in _GRAY_MODES
 
 
-def picture_values(image: Image, what: str, *, gray: bool | None = None) -> Tensor:
+def picture_values(image: Image, what: str) -> Tensor:
     """Give the pixels of an image.
 
     Transparent parts are shown on white, and a camera's orientation mark is obeyed.
@@ -41,33 +41,19 @@ def picture_values(image: Image, what: str, *, gray: bool | None = None) -> Tens
     image : PIL.Image.Image
     what : str
         For the error text.
-    gray : bool, optional
-        One channel or three; by default as the image is.
 
     Returns
     -------
     Tensor
-        uint8, shape ``(1, H, W)`` or ``(3, H, W)``.
+        uint8, shape ``(1, H, W)`` without colours, else ``(3, H, W)``.
 
     Raises
     ------
     ValueError
         For more than 8 bits per channel.
     """
-    from PIL import Image, ImageOps  # noqa: PLC0415  an extra
-
-    if image.mode in _WIDE_MODES or ";" in image.mode:
-        raise ValueError(
-            f"{what}: the image has more than 8 bits per pixel (mode {image.mode}); give such images as a "
-            "float array scaled to [0, 1]"
-        )
-    target = "L" if (is_gray(image) if gray is None else gray) else "RGB"
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.array(image.convert(target))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
+    _check_depth(image.mode, what)
+    return _pixels(image, gray=is_gray(image.mode))
 
 
 def inspect_picture(path: Path) -> tuple[tuple[int, int], bool]:
@@ -85,16 +71,19 @@ def inspect_picture(path: Path) -> tuple[tuple[int, int], bool]:
     ImportError
         If Pillow is missing.
     ValueError
-        For a file that is no image or is damaged; the text names it.
+        For a file that is no image, is damaged, or has more than 8 bits per channel; the text names it.
     """
     with _open(path) as image:
         # Asking a PNG without such a mark would decode all of it.
         lies = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
-        return (image.size[::-1] if lies else image.size), is_gray(image)
+        size = image.size[::-1] if lies else image.size
+        mode = image.mode
+    _check_depth(mode, str(path))
+    return size, is_gray(mode)
 
 
 def read_picture(path: Path, *, gray: bool) -> Tensor:
-    """Decode an image file.
+    """Decode an image file that has been inspected.
 
     Returns
     -------
@@ -104,11 +93,29 @@ def read_picture(path: Path, *, gray: bool) -> Tensor:
     Raises
     ------
     ImportError, ValueError
-        As :func:`inspect_picture` and :func:`picture_values`.
+        As :func:`inspect_picture`.
     """
     with _open(path) as image:
-        image.load()
-        return picture_values(image, str(path), gray=gray)
+        return _pixels(image, gray=gray)
+
+
+def _check_depth(mode: str, what: str) -> None:
+    if mode in _WIDE_MODES or ";" in mode:
+        raise ValueError(
+            f"{what}: the image has more than 8 bits per pixel (mode {mode}); give such images as a float "
+            "array scaled to [0, 1]"
+        )
+
+
+def _pixels(image: Image, *, gray: bool) -> Tensor:
+    from PIL import Image, ImageOps  # noqa: PLC0415  an extra
+
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    pixels = np.array(image.convert("L" if gray else "RGB"))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
 @contextmanager
@@ -120,5 +127,5 @@ def _open(path: Path) -> Iterator[Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
         raise ValueError(f"{path}: not an image, or a damaged one ({error})") from error

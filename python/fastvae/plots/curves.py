@@ -35,7 +35,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             _draw_line(axes, history, term, MODEL_COLOR, "training"),
             _draw_line(axes, history, f"val_{term}", HELD_OUT_COLOR, "held out"),
         ]
-        settled = [value for line in lines for value in line[math.ceil(SETTLED * (len(line) - 1)) :]]
+        settled = [value for line in lines for value in line[int(SETTLED * len(line)) :]]
         if settled and term != "kl":
             low, high = min(settled), max(settled)
             margin = 0.06 * (high - low) or 1.0

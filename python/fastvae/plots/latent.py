@@ -71,7 +71,7 @@ def _draw_ellipses(axes: Axes, mu: Tensor, sigma: Tensor, labels: Tensor | None,
             for i, name in enumerate(classes)
         ]
     # The more there are, the fainter each: many stay apart, few stay visible.
-    face, edge = min(0.15, 12 / len(mu)), min(0.5, 150 / len(mu))
+    face, edge = min(0.15, 25 / len(mu)), min(0.5, 300 / len(mu))
     for label, members, color in groups:
         widths, heights = (4 * sigma[members]).numpy().T
         centers = mu[members].numpy()
