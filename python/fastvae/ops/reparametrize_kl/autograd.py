@@ -40,6 +40,8 @@ class ReparametrizeKL(torch.autograd.Function):
         *noise, event_dims, reduction = ctx.arguments
         plain = torch.is_grad_enabled()
         # An output that was not used has no gradient: a zero in its place would turn an infinite sigma into NaN.
+        if grad_z is None and grad_kl is None:
+            return (None,) * 7
         if grad_kl is None:
             ops = reparametrize_reference if plain else reparametrize_schema
             grad_mu = grad_z
