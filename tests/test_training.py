@@ -174,7 +174,7 @@ def test_the_model_ends_in_eval_mode_and_its_weights_are_trained_in_place():
 
 
 def test_the_learned_variance_reaches_that_of_the_noise():
-    """The table is two factors and noise of standard deviation 0.1; from 1, the way there is 4.6 nats long."""
+    """The table is two factors and noise of standard deviation 0.1; the variance starts at 1."""
     result = run(TABLE, latent_dim=2, hidden_dims=(64,), epochs=300, validation=None)
     deviation = (0.5 * result.model.likelihood.log_variance.detach()).exp()
     assert 0.05 < float(deviation) < 0.2
