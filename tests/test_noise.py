@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastvae import _core, noise
-from fastvae.ops.noise import reference
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fastvae import _core, noise
+from fastvae.ops.noise import reference
 
 KNOWN_ANSWERS = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -53,8 +54,8 @@ def run_document() -> dict:
     """The names that the code of docs/noise.md defines."""
     text = (Path(__file__).parent.parent / "docs" / "noise.md").read_text()
     names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", text, flags=re.S):
-        exec(compile(code, "docs/noise.md", "exec"), names)  # noqa: S102
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(code, "docs/noise.md", "exec"), names)
     return names
 
 
@@ -63,6 +64,7 @@ docs = pytest.mark.skipif(
     reason="docs/ is not beside these tests",
 )
 
+
 @docs
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
 def test_known_answers_of_the_document(counter, key, words):
@@ -70,7 +72,9 @@ def test_known_answers_of_the_document(counter, key, words):
 
 
 @docs
-@pytest.mark.parametrize(("seed", "draw", "row", "columns"), [(0, 0, 0, 9), (-5, 7, 2**40, 33), (2**62, 2**32 - 1, 5, 4)])
+@pytest.mark.parametrize(
+    ("seed", "draw", "row", "columns"), [(0, 0, 0, 9), (-5, 7, 2**40, 33), (2**62, 2**32 - 1, 5, 4)]
+)
 def test_the_document_describes_the_kernels(seed, draw, row, columns):
     """docs/noise.md is executable, and gives the kernels' bits."""
     document = run_document()
@@ -106,7 +110,10 @@ def test_permutation_and_fold_in_match_the_reference(n, seed, draw):
 def test_a_batch_may_be_split_anywhere(draw, rows, columns, data):
     cut = data.draw(st.integers(1, rows - 1))
     whole = draw((rows, columns), 11, row_offset=3)
-    first, second = draw((cut, columns), 11, row_offset=3), draw((rows - cut, columns), 11, row_offset=3 + cut)
+    first, second = (
+        draw((cut, columns), 11, row_offset=3),
+        draw((rows - cut, columns), 11, row_offset=3 + cut),
+    )
     assert same(whole, torch.cat([first, second]))
 
 

@@ -11,8 +11,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from fastvae import noise
 from scipy import stats
+
+from fastvae import noise
 
 N = 10_000_000
 SIGMAS = 5.0

@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+
 from fastvae import functional as F
 from fastvae import noise
 from fastvae.ops.gaussian_kl import reference as kl_reference
@@ -199,9 +200,7 @@ def test_extremes_are_those_of_the_formula(mu, logvar, dtype):
     m = torch.tensor([[0.25, mu, 1.0]], dtype=dtype)
     l = torch.tensor([[0.5, logvar, 0.0]], dtype=dtype)
     seed = torch.tensor(3)
-    assert_agree(
-        F.reparametrize(m, l, seed=3), reparametrize_reference.reparametrize(m, l, seed, 0, 0, 1)
-    )
+    assert_agree(F.reparametrize(m, l, seed=3), reparametrize_reference.reparametrize(m, l, seed, 0, 0, 1))
     kl = F.gaussian_kl(m, l, reduction="none")
     assert_agree(kl, kl_reference.gaussian_kl(m, l, 1, "none"))
     ones = torch.ones_like(kl)

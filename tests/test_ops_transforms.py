@@ -1,4 +1,4 @@
-"""The operations under everything torch does to functions: compile, export, transforms, checkpointing, autocast.
+"""The operations under what torch does to functions: compile, export, transforms, checkpoints, autocast.
 
 The truth is autograd through plain torch operations with the same noise.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
+
 from fastvae import functional as F
 from fastvae import noise
-from torch.utils.checkpoint import checkpoint
 
 SHAPE = (6, 5)
 # torch.compile and torch.jit warn about parts of torch itself.
@@ -102,7 +103,9 @@ def test_gradients_reach_a_broadcast_prior():
     mu, logvar = inputs(requires_grad=False)
     prior_mu = torch.randn(5, dtype=torch.float64, requires_grad=True)
     prior_logvar = torch.randn((), dtype=torch.float64, requires_grad=True)
-    got = torch.autograd.grad(F.gaussian_kl(mu, logvar, prior_mu, prior_logvar).sum(), (prior_mu, prior_logvar))
+    got = torch.autograd.grad(
+        F.gaussian_kl(mu, logvar, prior_mu, prior_logvar).sum(), (prior_mu, prior_logvar)
+    )
     plain = plain_kl(mu, logvar, prior_mu, prior_logvar.expand(SHAPE)).sum()
     assert_all_close(got, torch.autograd.grad(plain, (prior_mu, prior_logvar)))
     assert [g.shape for g in got] == [(5,), ()]
@@ -159,13 +162,14 @@ def test_jvp_and_jacrev(loss, plain):
 @losses
 def test_forward_mode_levels(loss, plain):
     mu, logvar = inputs(requires_grad=False)
-    tangents = []
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(mu, torch.ones_like(mu))
-        for function in (loss, plain):
-            tangents.append(torch.autograd.forward_ad.unpack_dual(function(dual, logvar)).tangent.clone())
-    assert_all_close([tangents[0]], [tangents[1]])
-    assert tangents[0] != 0
+        got, expected = (
+            torch.autograd.forward_ad.unpack_dual(function(dual, logvar)).tangent
+            for function in (loss, plain)
+        )
+    assert_all_close([got], [expected])
+    assert got != 0
 
 
 def test_vmap_with_one_seed_gives_each_example_what_it_gets_alone():
@@ -230,7 +234,9 @@ def test_compile_keeps_dynamic_shapes_in_one_graph(compiler):
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(lambda m, l: F.reparametrize_kl(m, l, seed=3), fullgraph=True, dynamic=True, backend=count)
+    compiled = torch.compile(
+        lambda m, l: F.reparametrize_kl(m, l, seed=3), fullgraph=True, dynamic=True, backend=count
+    )
     for rows in (3, 5, 9):
         mu, logvar = torch.randn(rows, 7), torch.randn(rows, 7)
         for got, expected in zip(compiled(mu, logvar), F.reparametrize_kl(mu, logvar, seed=3), strict=True):
@@ -253,7 +259,7 @@ def inductor(tmp_path, monkeypatch):
     torch.compiler.reset()
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(3))
-    except Exception as error:  # noqa: BLE001 - whatever is missing, the kernels are not to blame
+    except Exception as error:  # whatever is missing, the kernels are not to blame
         pytest.skip(f"torch.compile cannot build code here: {type(error).__name__}")
     yield torch.compile
     torch.compiler.reset()
@@ -334,7 +340,9 @@ def test_default_seeds_follow_manual_seed():
     assert not torch.equal(first[0], first[1])
     generator = torch.Generator().manual_seed(2)
     state = torch.get_rng_state()
-    assert not torch.equal(F.reparametrize(mu, logvar, seed=generator), F.reparametrize(mu, logvar, seed=generator))
+    assert not torch.equal(
+        F.reparametrize(mu, logvar, seed=generator), F.reparametrize(mu, logvar, seed=generator)
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -365,7 +373,7 @@ def operator_samples():
     yield "fold_in", (NOISE[0], torch.tensor(4))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own copies
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(("name", "arguments"), list(operator_samples()))
 def test_opcheck(name, arguments):
     torch.library.opcheck(getattr(torch.ops.fastvae, name).default, arguments)
