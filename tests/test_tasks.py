@@ -84,7 +84,7 @@ def test_an_old_python_is_told_so(
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
     source = (ROOT / "tasks.py").read_text(encoding="utf-8")
     with pytest.raises(SystemExit) as stopped:
-        exec(compile(source, "tasks.py", "exec"), {"__name__": "tasks"})  # noqa: S102
+        exec(compile(source, "tasks.py", "exec"), {"__name__": "tasks"})
     assert stopped.value.code == 2
     assert "Python 3.11+ needed, this is 3.10.4" in capsys.readouterr().err
 
@@ -298,7 +298,7 @@ def test_an_interrupted_child_may_finish_its_work(tmp_path: Path) -> None:
         "sys.exit(tasks.main(['wait']))"
     )
     command = [sys.executable, "-B", "-c", program]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     with process.stdout as output:
         while output.readline().strip() != "ready":
