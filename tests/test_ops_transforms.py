@@ -209,7 +209,7 @@ def test_vmap_asks_what_randomness_is_meant():
 
 @pytest.fixture
 def compiler():
-    """torch.compile with the whole pipeline and no C++: the graph is what is tested, not the code made of it."""
+    """torch.compile with the whole pipeline up to the graph, which needs no C++ compiler."""
     torch.compiler.reset()
     yield lambda f, **options: torch.compile(f, fullgraph=True, backend="aot_eager", **options)
     torch.compiler.reset()
@@ -298,7 +298,7 @@ def test_export():
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_activation_checkpointing(use_reentrant):
-    """The default seed is drawn again with torch's restored generator: the same noise in the recomputation."""
+    """The default seed is drawn again with torch's restored generator: recomputed noise is the same."""
     mu, logvar = inputs(torch.float32)
 
     def block(m, l):

@@ -1,6 +1,20 @@
-"""Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: addresses are trusted."""
+# Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: that an address is a tensor's is trusted.
 
 from typing import Final
+
+__all__ = [
+    "__version__",
+    "fold_in",
+    "latent_backward",
+    "latent_forward",
+    "levels",
+    "normal",
+    "permutation",
+    "prior_backward",
+    "prior_forward",
+    "simd_level",
+    "uniform",
+]
 
 __version__: Final[str]
 

@@ -25,7 +25,7 @@ from fastvae.ops import gaussian_kl as _gaussian_kl
 from fastvae.ops import reparametrize as _reparametrize
 from fastvae.ops import reparametrize_kl as _reparametrize_kl
 from fastvae.ops.layout import rows_columns
-from fastvae.ops.library import Route, route
+from fastvae.ops.library import Route, raw, route
 from fastvae.ops.noise.seed import Seed, seed_tensor
 from fastvae.ops.validation import (
     check_event_dims,
@@ -103,7 +103,7 @@ def reparametrize(
     )
     match route(mu, logvar):
         case Route.RAW:
-            return _reparametrize.schema.reparametrize(*arguments)
+            return raw(_reparametrize.schema.reparametrize, *arguments)
         case Route.FUNCTION:
             return _reparametrize.autograd.Reparametrize.apply(*arguments)
         case Route.REFERENCE:
@@ -163,7 +163,7 @@ def gaussian_kl(
     if prior_mu is None and prior_logvar is None:
         match route(mu, logvar):
             case Route.RAW:
-                kl = _gaussian_kl.schema.gaussian_kl(mu, logvar, event_dims, kind)
+                kl = raw(_gaussian_kl.schema.gaussian_kl, mu, logvar, event_dims, kind)
             case Route.FUNCTION:
                 kl = _gaussian_kl.autograd.GaussianKL.apply(mu, logvar, event_dims, kind)
             case Route.REFERENCE:
@@ -172,7 +172,7 @@ def gaussian_kl(
     tensors = _with_prior(name, mu, logvar, prior_mu, prior_logvar)
     match route(*tensors):
         case Route.RAW:
-            kl = _gaussian_kl.schema.gaussian_kl_prior(*tensors, event_dims, kind)
+            kl = raw(_gaussian_kl.schema.gaussian_kl_prior, *tensors, event_dims, kind)
         case Route.FUNCTION:
             kl = _gaussian_kl.autograd.GaussianKLPrior.apply(*tensors, event_dims, kind)
         case Route.REFERENCE:
@@ -221,7 +221,7 @@ def reparametrize_kl(
     )
     match route(mu, logvar):
         case Route.RAW:
-            z, kl = _reparametrize_kl.schema.reparametrize_kl(*arguments)
+            z, kl = raw(_reparametrize_kl.schema.reparametrize_kl, *arguments)
         case Route.FUNCTION:
             z, kl = _reparametrize_kl.autograd.ReparametrizeKL.apply(*arguments)
         case Route.REFERENCE:

@@ -188,7 +188,8 @@ def _matrix(
             raise TypeError(f"{name}: rows must be an int64 tensor, got {describe(rows)}")
         if rows.numel() != n_rows:
             raise ValueError(
-                f"{name}: rows must have one number per row, {n_rows} for shape {tuple(size)}, got {rows.numel()}"
+                f"{name}: rows must have one number per row, {n_rows} for shape {tuple(size)}, "
+                f"got {rows.numel()}"
             )
         if row_offset:
             raise ValueError(f"{name}: give rows or row_offset, not both")

@@ -58,29 +58,30 @@ def as_rows(tensor: Tensor, event_dims: int) -> tuple[Tensor, int]:
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     split = tensor.dim() - event_dims
+    columns = math.prod(tensor.shape[split:])
     if tensor.is_contiguous():
-        return tensor, math.prod(tensor.shape[split:])
+        return tensor, columns
     strides = tensor.stride()
-    columns = uniform_stride(tensor.shape[split:], strides[split:])
-    rows = uniform_stride(tensor.shape[:split], strides[:split])
-    if rows is not None and (columns == 1 or math.prod(tensor.shape[split:]) == 1):
-        return tensor, rows
-    tensor = tensor.contiguous()
-    return tensor, math.prod(tensor.shape[split:])
+    row_step = uniform_stride(tensor.shape[:split], strides[:split])
+    column_step = uniform_stride(tensor.shape[split:], strides[split:])
+    if row_step is not None and (column_step == 1 or columns == 1):
+        return tensor, row_step
+    return tensor.contiguous(), columns
 
 
-def pointer(tensor: Tensor) -> int:
-    """The address of the first element, after checking that the storage reaches to the last one.
+def address(tensor: Tensor) -> int:
+    """Where the first element is, after checking that the storage reaches to the last one.
 
     Raises
     ------
     RuntimeError
         If the storage was resized or freed under the tensor.
     """
-    if tensor.numel() == 0:
-        return 0
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    if tensor.is_contiguous():
+        last = tensor.numel() - 1
+    else:
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.itemsize
     available = tensor.untyped_storage().nbytes()
     if needed > available:
         raise RuntimeError(
@@ -100,7 +101,7 @@ KL_CODES = {"none": 1, "sample": 2, "sum": 3}
 def strided(tensor: Tensor, event_dims: int) -> tuple[Tensor, tuple[int, int]]:
     """A tensor as rows with the (address, row stride) that the kernels take; keep the tensor for the call."""
     tensor, stride = as_rows(tensor, event_dims)
-    return tensor, (pointer(tensor), stride)
+    return tensor, (address(tensor), stride)
 
 
 def strided_grad_kl(grad_kl: Tensor, event_dims: int, reduction: str) -> tuple[Tensor, tuple[int, int]]:

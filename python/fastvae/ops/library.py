@@ -88,6 +88,18 @@ def kernel(operator: OpOverload[..., Any], key: str) -> Callable[[F], F]:
     return register
 
 
+def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
+    """Call an operator where nothing is to be recorded.
+
+    In eager mode this steps past the autograd keys, whose kernel (:func:`autograd_kernel`) is in Python and
+    would cost as much again. A compiler sees the plain call.
+    """
+    if torch.compiler.is_compiling():
+        return operator(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
 def autograd_kernel(operator: OpOverload[..., Any], function: type[torch.autograd.Function]) -> None:
     """Make the bare operator differentiable through its autograd function.
 

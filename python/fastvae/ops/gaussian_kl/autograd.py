@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvae.ops.gaussian_kl import reference, schema
-from fastvae.ops.library import autograd_kernel
+from fastvae.ops.library import autograd_kernel, raw
 
 
 class GaussianKL(torch.autograd.Function):
@@ -18,7 +18,7 @@ class GaussianKL(torch.autograd.Function):
     def forward(ctx: Any, mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> Tensor:
         ctx.save_for_backward(mu, logvar)
         ctx.reduce = (event_dims, reduction)
-        return schema.gaussian_kl(mu, logvar, event_dims, reduction)
+        return raw(schema.gaussian_kl, mu, logvar, event_dims, reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
@@ -42,7 +42,7 @@ class GaussianKLPrior(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(mu, logvar, prior_mu, prior_logvar)
         ctx.reduce = (event_dims, reduction)
-        return schema.gaussian_kl_prior(mu, logvar, prior_mu, prior_logvar, event_dims, reduction)
+        return raw(schema.gaussian_kl_prior, mu, logvar, prior_mu, prior_logvar, event_dims, reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:

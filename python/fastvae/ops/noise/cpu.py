@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvae import _core
-from fastvae.ops.layout import pointer
+from fastvae.ops.layout import address
 from fastvae.ops.library import kernel
 from fastvae.ops.noise import reference, schema
 
@@ -23,9 +23,16 @@ def matrix(fill: Callable[..., None]) -> Callable[..., Tensor]:
         if out.numel():
             # A reference that lives as long as its address is in use.
             ids = None if row_ids is None else row_ids.contiguous()
-            address = 0 if ids is None else pointer(ids)
+            ids_address = 0 if ids is None else address(ids)
             fill(
-                out.data_ptr(), rows, columns, seed.item(), draw, row_offset, address, torch.get_num_threads()
+                out.data_ptr(),
+                rows,
+                columns,
+                seed.item(),
+                draw,
+                row_offset,
+                ids_address,
+                torch.get_num_threads(),
             )
         return out
 

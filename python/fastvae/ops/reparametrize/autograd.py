@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvae.ops.library import autograd_kernel
+from fastvae.ops.library import autograd_kernel, raw
 from fastvae.ops.reparametrize import reference, schema
 
 
@@ -20,7 +20,7 @@ class Reparametrize(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(logvar, seed)
         ctx.noise = (draw, row_offset, event_dims)
-        return schema.reparametrize(mu, logvar, seed, draw, row_offset, event_dims)
+        return raw(schema.reparametrize, mu, logvar, seed, draw, row_offset, event_dims)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor) -> tuple[Tensor | None, ...]:

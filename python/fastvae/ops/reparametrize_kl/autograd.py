@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastvae.ops.gaussian_kl import reference as gaussian_kl_reference
 from fastvae.ops.gaussian_kl import schema as gaussian_kl_schema
-from fastvae.ops.library import autograd_kernel
+from fastvae.ops.library import autograd_kernel, raw
 from fastvae.ops.reparametrize import reference as reparametrize_reference
 from fastvae.ops.reparametrize import schema as reparametrize_schema
 from fastvae.ops.reparametrize_kl import reference, schema
@@ -32,14 +32,14 @@ class ReparametrizeKL(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mu, logvar, seed)
         ctx.arguments = (draw, row_offset, event_dims, reduction)
-        return schema.reparametrize_kl(mu, logvar, seed, draw, row_offset, event_dims, reduction)
+        return raw(schema.reparametrize_kl, mu, logvar, seed, draw, row_offset, event_dims, reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
         mu, logvar, seed = ctx.saved_tensors
         *noise, event_dims, reduction = ctx.arguments
         plain = torch.is_grad_enabled()
-        # An output that was not used has no gradient: a zero in its place would turn an infinite sigma into NaN.
+        # An output that was not used has no gradient: a zero instead would turn an infinite sigma into NaN.
         if grad_z is None and grad_kl is None:
             return (None,) * 7
         if grad_kl is None:
