@@ -89,7 +89,7 @@ def test_help_and_mistakes_do_not_wait_for_the_command():
         "slow = {'fastvae.training', 'fastvae.data', 'fastvae.plots'} & set(sys.modules); "
         "assert not slow, slow"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)  # noqa: S603  our own code
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_every_option_of_train_is_there_with_its_default(capsys):
@@ -116,7 +116,7 @@ def test_version(capsys):
 
 def test_it_is_a_module_too():
     command = [sys.executable, "-m", "fastvae", "train", "digts"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 2
     assert ended.stderr == (
         "error: data: there is no file, folder or bundled data set 'digts'; did you mean \"digits\"?\n"
@@ -235,7 +235,7 @@ def test_an_interrupted_training_keeps_what_there_is_and_ends_with_130(tmp_path)
     folder = tmp_path / "run"
     options = ["--epochs", "100000", "--hidden-dims", "8", "--latent-dim", "2", "--no-progress"]
     command = [sys.executable, "-c", STARTING, "train", "digits", "-o", str(folder), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  our own code
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "training\n"
         time.sleep(1)

@@ -569,7 +569,7 @@ class Noisy(Dataset):
         return self.count
 
     def __getitem__(self, index: int):
-        drawn = torch.rand(()), np.random.rand(), random.random()  # noqa: NPY002, S311
+        drawn = torch.rand(()), np.random.rand(), random.random()  # noqa: NPY002
         return torch.tensor([index, *drawn]), index % 3
 
 
@@ -743,7 +743,7 @@ def whole_files(folder: Path) -> list[Path]:
 
 def test_a_damaged_file_gives_data_or_an_error_that_names_it(tmp_path):
     """Bytes changed, cut off or left out at random."""
-    draw = random.Random(0)  # noqa: S311
+    draw = random.Random(0)
     refused = 0
     for path in whole_files(tmp_path):
         whole = path.read_bytes()

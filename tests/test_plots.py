@@ -106,7 +106,7 @@ def test_drawing_leaves_the_global_state_of_matplotlib_alone():
         "import sys; from fastvae.plots.canvas import new_figure; new_figure(1, 1); "
         "assert 'matplotlib' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)  # noqa: S603  our own code
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):

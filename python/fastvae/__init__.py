@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fastvae import data, evaluation, functional, models, noise, objectives, plots
     from fastvae._core import __version__
     from fastvae.models import VAE, Bernoulli, Gaussian
-    from fastvae.training import TrainedVAE, load, train
+    from fastvae.training import TrainedVAE, load
+    from fastvae.training.train import train
 
 _HOME = {
     "Bernoulli": "fastvae.models",
