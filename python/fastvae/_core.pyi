@@ -1,4 +1,4 @@
-# Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: that an address is a tensor's is trusted.
+# Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: addresses are trusted.
 
 from typing import Final
 
