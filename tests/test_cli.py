@@ -160,7 +160,7 @@ def test_it_is_a_module_too():
 def test_wrong_use_ends_with_2(arguments, text, fails, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert text in fails(2, *arguments)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "before any work"
+    assert not list(tmp_path.iterdir()), "before any work"
 
 
 def test_data_that_does_not_fit_ends_with_2(run, fails, tmp_path, monkeypatch):

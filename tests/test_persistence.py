@@ -386,6 +386,56 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path, result):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_that_cannot_be_used_raises_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("important")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    may_write = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed and may_write(path, mode))
+    for path, error, message in [
+        (tmp_path / "file" / "run", ValueError, "file is a file"),
+        (closed, PermissionError, "nothing can be written to this folder: '.*closed'"),
+        (closed / "runs" / "run", PermissionError, "nothing can be written to this folder: '.*closed'"),
+    ]:
+        with pytest.raises(error, match=message):
+            train("nowhere.npy", output_dir=path)
+
+
+def without_parameters():
+    return nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Upsample(scale_factor=2), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "nowhere.npy"}, "nowhere"),
+        ({"data": np.full((20, 3), np.nan)}, "NaN"),
+        ({"model": "resnet"}, "resnet"),
+        ({"encoder": nn.Linear(3, 3)}, "the encoder failed"),
+        (
+            {
+                "encoder": nn.Flatten(),
+                "latent_dim": 8,
+                "decoder": without_parameters(),
+                "hidden_dims": None,
+            },
+            "there is nothing to train",
+        ),
+    ],
+)
+def test_a_run_that_does_not_begin_makes_no_folder(changes, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(**changes, output_dir=tmp_path / "runs" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch, result):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert result.save("~/run") == tmp_path / "run"
+    assert load("~/run").config == result.config
+
+
 def test_an_earlier_run_is_replaced(tmp_path):
     run(latent_dim=2, epochs=1).save(tmp_path)
     second = run(latent_dim=4, epochs=1)

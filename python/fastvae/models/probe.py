@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvae.models.vae import VAE
 
@@ -27,7 +27,7 @@ def check_networks(model: VAE, x: Tensor) -> None:
     Raises
     ------
     ValueError
-        If a network fails, or its output does not have the shape it needs.
+        If a network fails, its output does not have the shape it needs, or neither has anything to train.
     """
     training = model.training
     model.eval()
@@ -37,6 +37,9 @@ def check_networks(model: VAE, x: Tensor) -> None:
             _try("decoder", model.parameters_of, mu, "its input is a batch of codes")
     finally:
         model.train(training)
+    networks = nn.ModuleList([model.encoder, model.decoder])
+    if not any(parameter.requires_grad for parameter in networks.parameters()):
+        raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")
 
 
 def _try(part: str, function: Callable[[Tensor], Tensor], x: Tensor, hint: str) -> Tensor:

@@ -32,8 +32,6 @@ class CautiousAdam:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 (likelihood if name.startswith("likelihood.") else networks).append(parameter)
-        if not networks:
-            raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")
         groups = [
             {"params": networks, "weight_decay": weight_decay},
             {"params": likelihood, "weight_decay": 0.0, "lr": LIKELIHOOD_RATE * learning_rate},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -88,7 +90,7 @@ def load(
     from fastvae.training.result import TrainedVAE  # noqa: PLC0415  the two refer to each other
 
     chosen = choose_device(device)
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such run folder")
     folder = path if path.is_dir() else path.parent
@@ -122,18 +124,27 @@ def is_run(folder: Path) -> bool:
 def check_output_dir(path: str | Path) -> Path:
     """Give the folder to write a run to: a new one, an empty one, or one with an earlier run.
 
+    Nothing is made or written here.
+
     Raises
     ------
     TypeError
         If ``path`` is no path.
     ValueError
-        If it is a file, or a folder with other things in it.
+        If it is a file, lies in a file, or is a folder with other things in it.
+    PermissionError
+        If nothing can be written there.
     """
     if not isinstance(path, str | Path):
         raise TypeError(f"the run folder must be a str or a Path, got {type(path).__name__}")
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; a run is written to a folder")
+    folder = Path(path).expanduser()
+    above = folder.absolute()
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        raise ValueError(f"{above} is a file; a run is written to a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "nothing can be written to this folder", str(above))
     if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
         raise ValueError(f"{folder} is not empty and holds no fastvae run; choose a new or an empty folder")
     return folder

@@ -28,12 +28,16 @@ class RunFolder:
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, PermissionError
         See :func:`~fastvae.training.persistence.check_output_dir`.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = check_output_dir(path)
+        self._next_write = 0.0
+
+    def start(self) -> None:
+        """Make the folder, now that nothing stands against the training."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._next_write = time.monotonic() + FEWEST_SECONDS
 

@@ -123,6 +123,8 @@ def train(
     ------
     TypeError, ValueError
         Before any work, for arguments or data that do not fit.
+    PermissionError
+        Before any work, if nothing can be written to ``output_dir``.
     NonFiniteError
         If a whole epoch gives no finite numbers.
 
@@ -181,6 +183,8 @@ def train(
     with repeatable(derive(seed, Stream.WEIGHTS), chosen_device):
         vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom).to(chosen_device)
         check_networks(vae, training.take(torch.arange(1)).to(chosen_device))
+        if folder:
+            folder.start()
 
         def on_epoch(history: list[Record]) -> None:
             if folder:
