@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import resource
 import signal
@@ -295,6 +296,9 @@ def test_samples_as_a_folder_of_pictures(run, tmp_path, fails):
     folder = tmp_path / "new" / "samples"
     assert main(["sample", run, "-n", "12", "-o", str(folder)]) == 0
     assert [path.name for path in sorted(folder.iterdir())] == [f"{i:06}.png" for i in range(12)]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
     samples = load(run).sample(12)
     with Image.open(folder / "000011.png") as image:
         assert np.array_equal(np.asarray(image), np.rint(samples[11, 0].numpy() * 255))

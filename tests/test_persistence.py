@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -324,7 +325,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_no_file_can_take_the_place_of_a_folder(tmp_path):
+    for path, error in [(tmp_path, IsADirectoryError), (tmp_path / "none" / "a.npy", FileNotFoundError)]:
+        with pytest.raises(error) as caught, replacing(path):
+            pytest.fail("before the block")
+        assert caught.value.filename == str(path)
+
+
 # Run folders
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_files_of_a_run_have_the_mode_of_the_umask(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        run(output_dir=tmp_path / "run", epochs=1)
+    finally:
+        os.umask(before)
+    paths = list((tmp_path / "run").iterdir())
+    assert len(paths) > 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o666 & ~umask}
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o777 & ~umask
 
 
 def test_a_run_folder_holds_the_run_and_its_pictures(tmp_path):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 
 from fastvae.plots.mosaic import as_pictures, is_image, mosaic
-from fastvae.training.atomic import replacing
+from fastvae.training.atomic import new_folder, replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,9 +40,9 @@ def write_grid(path: Path, shape: tuple[int, ...], chunks: Iterable[np.ndarray],
         If the samples are no images, or the range is empty.
     """
     _check(shape, value_range)
-    pictures = np.concatenate([_pictures(chunk, value_range) for chunk in chunks])
-    image = _to_pillow(mosaic(pictures, math.ceil(math.sqrt(len(pictures)))))
     with replacing(path) as temporary:
+        pictures = np.concatenate([_pictures(chunk, value_range) for chunk in chunks])
+        image = _to_pillow(mosaic(pictures, math.ceil(math.sqrt(len(pictures)))))
         image.save(temporary, format="PNG")
 
 
@@ -66,21 +64,11 @@ def write_folder(
         As :func:`write_grid`, and if the folder exists.
     """
     _check(shape, value_range)
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; choose a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     digits = max(6, len(str(shape[0] - 1)))
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        number = 0
-        for chunk in chunks:
-            for picture in _pictures(chunk, value_range):
-                _to_pillow(picture).save(temporary / f"{number:0{digits}}.png")
-                number += 1
-        temporary.chmod(0o755)  # mkdtemp keeps others out
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(folder) as temporary:
+        pictures = (picture for chunk in chunks for picture in _pictures(chunk, value_range))
+        for number, picture in enumerate(pictures):
+            _to_pillow(picture).save(temporary / f"{number:0{digits}}.png")
 
 
 def _check(shape: tuple[int, ...], value_range: Range) -> None:
