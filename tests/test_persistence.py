@@ -74,9 +74,11 @@ def test_encode_gives_means_and_draws_only_when_asked(result):
     torch.testing.assert_close(codes, mu, rtol=0, atol=1e-6)
     assert torch.equal(codes, result.encode(PIXELS))
     drawn = result.encode(PIXELS, sample=True, seed=1)
+    torch.testing.assert_close(result.posterior(PIXELS), (mu, logvar), rtol=0, atol=1e-6)
     spread = (drawn - mu) / (0.5 * logvar).exp()
     assert abs(float(spread.std()) - 1) < 5 / (2 * spread.numel()) ** 0.5
     assert not torch.equal(drawn, result.encode(PIXELS, sample=True, seed=2))
+    assert torch.equal(drawn[0], result.encode(PIXELS[0], sample=True, seed=1))
 
 
 def test_one_sample_is_as_good_as_many(result):
@@ -84,6 +86,7 @@ def test_one_sample_is_as_good_as_many(result):
     assert images.shape == PIXELS.shape
     for one in (PIXELS[5], torch.from_numpy(PIXELS[5])):
         assert torch.equal(result.encode(one), codes[5])
+        assert [tuple(part.shape) for part in result.posterior(one)] == [(3,), (3,)]
         assert torch.equal(result.reconstruct(one), images[5])
     assert torch.equal(result.decode(codes[5]), images[5])
 

@@ -194,6 +194,7 @@ def test_a_plain_autoencoder_from_end_to_end():
     error = (result.reconstruct(TABLE) - torch.from_numpy(TABLE)).square().mean()
     assert error < 0.1 * TABLE.var()
     assert torch.equal(result.encode(TABLE, sample=True), result.encode(TABLE))
+    assert (result.posterior(TABLE)[1] == -torch.inf).all(), "no variance"
     assert result.sample(2).shape == (2, 5)
 
 

@@ -32,26 +32,17 @@ def draw_latent(result: TrainedVAE, data: Data) -> Figure:
     For images, a second panel shows the same part of the plane decoded.
     """
     rows = spread_rows(data, SHOWN)
-    mu, sigma = _posterior(result, data.take(rows))
+    mu, logvar = result.posterior(data.take(rows))
     labels = None if data.labels is None else data.labels[rows]
     reach = max(3.0, float(mu.abs().flatten().quantile(0.995)))
     images = is_image(result.input_shape)
     figure = new_figure(11.6 if images else 6.2, 6)
     figure.set_layout_engine("constrained")
     left, *right = figure.subplots(1, 2 if images else 1, squeeze=False)[0]
-    _draw_ellipses(left, mu, sigma, labels, reach)
+    _draw_ellipses(left, mu, (0.5 * logvar).exp(), labels, reach)
     if right:
         _draw_plane(right[0], result, data, reach)
     return figure
-
-
-def _posterior(result: TrainedVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Give mean and standard deviation of the codes; none deviates in a plain autoencoder."""
-    model = result.model
-    with torch.no_grad():
-        mu, logvar = model.posterior(x.reshape(-1, *model.input_shape).to(result.device))
-    sigma = (0.5 * logvar).exp() if model.variational else torch.zeros_like(mu)
-    return mu.cpu(), sigma.cpu()
 
 
 def _draw_ellipses(axes: Axes, mu: Tensor, sigma: Tensor, labels: Tensor | None, reach: float) -> None:

@@ -118,13 +118,46 @@ class TrainedVAE:
                 )
         return torch.cat(parts)[row_offset - first :][:n]
 
+    def posterior(self, x: object) -> tuple[Tensor, Tensor]:
+        """Give the distribution of the codes of data: q(z | x), a Gaussian.
+
+        Parameters
+        ----------
+        x : array, tensor, path, Dataset, ...
+            Samples ``(N, *input_shape)``, or one ``input_shape``. A model trained with
+            ``binarize="threshold"`` sees them binary, any other as they are.
+
+        Returns
+        -------
+        mu, logvar : Tensor
+            Mean and log-variance, ``(N, latent_dim)`` each, or ``(latent_dim,)`` for one sample. The
+            log-variance of a plain autoencoder is minus infinity: its codes do not vary.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``x`` is no data, or its samples have another shape than the model's.
+        """
+        data, single = self._open(x)
+        means, logvars = [], []
+        for batch, rows in data.batches(CHUNK, order=None, device=self.device):
+            seen = _filled(self._as_trained(batch, rows).reshape(-1, *self.input_shape))
+            with torch.no_grad():
+                mu, logvar = self.model.posterior(seen)
+            means.append(mu[: len(batch)].cpu())
+            logvars.append(logvar[: len(batch)].cpu())
+        mu, logvar = torch.cat(means), torch.cat(logvars)
+        if not self.model.variational:
+            logvar = torch.full_like(mu, -torch.inf)
+        return (mu[0], logvar[0]) if single else (mu, logvar)
+
     def encode(self, x: object, *, sample: bool = False, seed: int = 0) -> Tensor:
         """Give the codes of data.
 
         Parameters
         ----------
         x : array, tensor, path, Dataset, ...
-            Samples ``(N, *input_shape)``, or one ``input_shape``.
+            See :meth:`posterior`.
         sample : bool
             Draw from the posterior instead of giving its mean.
         seed : int
@@ -140,11 +173,8 @@ class TrainedVAE:
         TypeError, ValueError
             If ``x`` is no data, or its samples have another shape than the model's.
         """
-        data, single = self._open(x)
-        mu, logvar = self._posterior(data)
-        if sample and self.model.variational:
-            mu = functional.reparametrize(mu, logvar, seed=derive(seed, Stream.POSTERIOR))
-        return mu[0] if single else mu
+        mu, logvar = self.posterior(x)
+        return functional.reparametrize(mu, logvar, seed=derive(seed, Stream.POSTERIOR)) if sample else mu
 
     def decode(self, z: Tensor | np.ndarray | Sequence[float]) -> Tensor:
         """Give the expected samples for codes.
@@ -300,16 +330,6 @@ class TrainedVAE:
                 f"shape {data.shape}"
             )
         return data, single
-
-    def _posterior(self, data: Data) -> tuple[Tensor, Tensor]:
-        means, logvars = [], []
-        for batch, rows in data.batches(CHUNK, order=None, device=self.device):
-            x = _filled(self._as_trained(batch, rows).reshape(-1, *self.input_shape))
-            with torch.no_grad():
-                mu, logvar = self.model.posterior(x)
-            means.append(mu[: len(batch)].cpu())
-            logvars.append(logvar[: len(batch)].cpu())
-        return torch.cat(means), torch.cat(logvars)
 
     def _as_trained(self, x: Tensor, rows: Tensor) -> Tensor:
         """Give gray pixels as the encoder knows them; drawn ones stay at their mean."""
