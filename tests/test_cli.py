@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -318,15 +319,15 @@ def test_a_table_has_no_pictures(tmp_path, fails):
 
 
 def test_any_number_of_samples_is_written_in_constant_memory(tmp_path):
-    resource = pytest.importorskip("resource", reason="Windows tells no peak of memory")
-    unit = 1024 if sys.platform == "darwin" else 1  # bytes there, KiB elsewhere
-    shape = (4096, 64, 1024)  # 1 GiB
-    chunk = np.ones((16, 64, 1024), np.float32)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    write_npy(tmp_path / "a.npy", shape, (chunk for _ in range(256)))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit - before < 100_000  # KiB
-    assert np.load(tmp_path / "a.npy", mmap_mode="r")[4095, 63, 1023] == 1
-    (tmp_path / "a.npy").unlink()
+    chunks = (np.full((16, 16, 1024), number, np.float32) for number in range(64))  # 1 MiB each
+    tracemalloc.start()
+    try:
+        write_npy(tmp_path / "a.npy", (1024, 16, 1024), chunks)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 2**20 < peak < 4 * 2**20
+    assert np.array_equal(np.load(tmp_path / "a.npy", mmap_mode="r")[:, 0, 0], np.arange(1024) // 16)
 
 
 def test_an_interruption_leaves_no_half_file(run, tmp_path, monkeypatch, capsys):
