@@ -50,7 +50,7 @@ exit codes: 0 fine, 1 failed, 2 wrong use, 130 interrupted (what there is has be
 
 def reject_unknown_options(parser: ArgumentParser, options: Namespace, unknown: Sequence[str]) -> NoReturn:
     """End with an error that names the option that was probably meant."""
-    from fastvae.training.aliases import ALIASES  # noqa: PLC0415  only for this error is torch worth the wait
+    from fastvae.training.aliases import ALIASES  # noqa: PLC0415  brings torch, only for this error
 
     known = {option[2:].replace("-", "_") for option in options.known_options if option.startswith("--")}
     meant = {alias: word for word, aliases in ALIASES.items() if word in known for alias in aliases}
@@ -114,7 +114,7 @@ model.safetensors and pictures. Ctrl-C ends the training and keeps what there is
     _option(
         training.add_argument,
         "--epochs",
-        "passes over the data (default: as many as make 4000 steps, within 20 and 400)",
+        "passes over the data (default: as many as make 2000 steps, within 20 and 400)",
         type=_count,
     )
     _option(training.add_argument, "--batch-size", "samples per step (default: 128)", type=_count)

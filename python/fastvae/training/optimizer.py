@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+
+# The function, not the class: the class imports the whole of torch.compile, which takes seconds.
+from torch.optim.adamw import adamw
 
 __all__ = ["CautiousAdam"]
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 LIKELIHOOD_RATE = 10
 """The likelihood's own parameters move this much faster than weights: Adam moves a parameter by about its
 learning rate a step, and a log-variance has a long way to go from 0."""
+
+
+class _State(NamedTuple):
+    parameter: nn.Parameter
+    mean: Tensor
+    square: Tensor
+    step: Tensor
 
 
 class CautiousAdam:
@@ -28,16 +42,18 @@ class CautiousAdam:
     """
 
     def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
-        networks, likelihood = list[nn.Parameter](), list[nn.Parameter]()
+        networks, likelihood = list[_State](), list[_State]()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                (likelihood if name.startswith("likelihood.") else networks).append(parameter)
-        groups = [
-            {"params": networks, "weight_decay": weight_decay},
-            {"params": likelihood, "weight_decay": 0.0, "lr": LIKELIHOOD_RATE * learning_rate},
+                zero = torch.zeros_like(parameter)
+                step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                states = likelihood if name.startswith("likelihood.") else networks
+                states.append(_State(parameter, zero, zero.clone(), step))
+        self._states = [*networks, *likelihood]
+        self._groups = [
+            (networks, learning_rate, weight_decay),
+            (likelihood, LIKELIHOOD_RATE * learning_rate, 0.0),
         ]
-        self._parameters = [*networks, *likelihood]
-        self._adam = AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
 
     def step(self, loss: Tensor) -> Tensor:
         """Differentiate and update.
@@ -52,11 +68,34 @@ class CautiousAdam:
         Tensor
             Whether the step was skipped: a boolean scalar on the device.
         """
-        self._adam.zero_grad(set_to_none=True)
+        for state in self._states:
+            state.parameter.grad = None
         loss.backward()
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(_gradients(self._states))
         skipped = ~(loss.detach().isfinite() & norm.isfinite())
-        self._adam.found_inf = skipped.to(torch.float32)  # type: ignore[attr-defined]
-        self._adam.step()
+        found_inf = skipped.to(torch.float32)
+        with torch.no_grad():
+            for states, learning_rate, weight_decay in self._groups:
+                used = [state for state in states if state.parameter.grad is not None]
+                adamw(
+                    [state.parameter for state in used],
+                    _gradients(used),
+                    [state.mean for state in used],
+                    [state.square for state in used],
+                    [],
+                    [state.step for state in used],
+                    fused=True,
+                    found_inf=found_inf,
+                    amsgrad=False,
+                    beta1=BETA1,
+                    beta2=BETA2,
+                    lr=learning_rate,
+                    weight_decay=weight_decay,
+                    eps=EPSILON,
+                    maximize=False,
+                )
         return skipped
+
+
+def _gradients(states: Sequence[_State]) -> list[Tensor]:
+    return [gradient for state in states if (gradient := state.parameter.grad) is not None]
