@@ -5,7 +5,7 @@ use crate::math::{Exponential, exponential};
 
 /// What the KL needs to know of the ratio of two standard deviations, s = e^h.
 #[derive(Clone, Copy)]
-pub struct Ratio<V> {
+pub(crate) struct Ratio<V> {
     /// s - 1.
     pub growth: V,
     /// s - 1 - h.
@@ -15,7 +15,7 @@ pub struct Ratio<V> {
 impl<V: Floats> Ratio<V> {
     /// The ratio to a standard deviation of 1, from the exponential of logvar / 2.
     #[inline(always)]
-    pub fn to_unit(e: Exponential<V>) -> Self {
+    pub(crate) fn to_unit(e: Exponential<V>) -> Self {
         Self { growth: e.growth, excess: e.excess }
     }
 
@@ -23,21 +23,21 @@ impl<V: Floats> Ratio<V> {
     ///
     /// With l = 2 h, e^l - 1 - l = 2 (e^h - 1 - h) + (e^h - 1)^2: two terms that are never negative.
     #[inline(always)]
-    pub fn kl(self, distance: V) -> V {
+    pub(crate) fn kl(self, distance: V) -> V {
         let half = V::splat(V::Scalar::HALF);
         half.mul(distance).fma(distance, half.mul(self.growth).fma(self.growth, self.excess))
     }
 
     /// s^2 - 1: twice the gradient with respect to the logarithm of the variance.
     #[inline(always)]
-    pub fn variance_growth(self) -> V {
+    pub(crate) fn variance_growth(self) -> V {
         self.growth.mul(self.growth.add(V::splat(V::Scalar::TWO)))
     }
 }
 
 /// A posterior as seen from a prior.
 #[derive(Clone, Copy)]
-pub struct Relative<V> {
+pub(crate) struct Relative<V> {
     /// (mu - `prior_mu`) / `prior_sigma`.
     pub distance: V,
     /// 1 / `prior_sigma`.
@@ -48,7 +48,7 @@ pub struct Relative<V> {
 
 /// Sets a posterior in relation to a prior.
 #[inline(always)]
-pub fn relative<V: Floats>(mu: V, logvar: V, prior_mu: V, prior_logvar: V) -> Relative<V> {
+pub(crate) fn relative<V: Floats>(mu: V, logvar: V, prior_mu: V, prior_logvar: V) -> Relative<V> {
     let half = V::splat(V::Scalar::HALF);
     // The rounding error of the difference (Knuth's two-sum) is worth a factor e^error in the result.
     let difference = logvar.sub(prior_logvar);

@@ -58,7 +58,7 @@ impl Level {
 ///
 /// `run` and everything it calls with vectors must be `#[inline(always)]`: only what is inlined into
 /// [`dispatch`]'s functions is compiled with the level's instructions.
-pub trait Kernel {
+pub(crate) trait Kernel {
     /// What it gives.
     type Output;
     /// Does the work with the vectors of a level.
@@ -66,7 +66,7 @@ pub trait Kernel {
 }
 
 /// Runs a kernel at a level.
-pub fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
+pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
     match level.0 {
         Kind::Portable => kernel.run::<Portable>(),
         #[cfg(target_arch = "x86_64")]

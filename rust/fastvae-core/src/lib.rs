@@ -1,20 +1,21 @@
 //! Kernels of fastvae: counter-based noise, reparametrized sampling and Gaussian KL, forward and backward.
 //!
 //! This crate knows neither Python nor torch. A tensor is a [`Matrix`] of rows with unit-stride columns; the
-//! maths of each operation is one generic body over [`lanes::Floats`], compiled once for every instruction-set
+//! maths of each operation is one generic body over sixteen lanes, compiled once for every instruction-set
 //! [`Level`] and chosen at run time. All levels, thread counts and chunkings give the same bits: see
 //! `DESIGN.md` for how, and `docs/noise.md` for the noise contract.
 
-pub mod element;
-pub mod kl;
-pub mod lanes;
-pub mod level;
-pub mod math;
-pub mod matrix;
+mod element;
+mod kl;
+// Vectors of a level are sound only where the processor has it: they stay inside, behind `Level`.
+mod lanes;
+mod level;
+mod math;
+mod matrix;
 pub mod noise;
 pub mod ops;
-pub mod philox;
-pub mod split;
+mod philox;
+mod split;
 
 pub use element::Element;
 pub use level::Level;

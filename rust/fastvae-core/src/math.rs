@@ -37,7 +37,7 @@ fn polynomial<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
 
 /// sqrt(-2 ln u) with u = (word + 1/2) / 2^32 rounded to `f32`: the radius of Box-Muller.
 #[inline(always)]
-pub fn radius<W: Words>(word: W) -> W::Floats {
+pub(crate) fn radius<W: Words>(word: W) -> W::Floats {
     let splat = W::Floats::splat;
     let high = word.shift_right::<16>().signed_to_floats();
     let low = word.and(W::splat(0xFFFF)).signed_to_floats();
@@ -56,7 +56,7 @@ pub fn radius<W: Words>(word: W) -> W::Floats {
 
 /// cos and sin of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it.
 #[inline(always)]
-pub fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
+pub(crate) fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
     let splat = W::Floats::splat;
     let turned = word.add(W::splat(0x2000_0000));
     let fraction = turned.and(W::splat(0x3FFF_FFFF)).sub(W::splat(0x2000_0000)).signed_to_floats();
@@ -75,7 +75,7 @@ pub fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
 
 /// e^h and what is left of it when its first terms are taken away.
 #[derive(Clone, Copy)]
-pub struct Exponential<V> {
+pub(crate) struct Exponential<V> {
     /// e^r - 1 of the reduced argument r = h - n ln 2.
     reduced: V,
     /// 2^n in two factors.
@@ -92,7 +92,7 @@ impl<V: Floats> Exponential<V> {
     /// e^h * factor: rounded as one product, also where e^h alone is subnormal.
     #[inline(always)]
     #[must_use]
-    pub fn times(self, factor: V) -> V {
+    pub(crate) fn times(self, factor: V) -> V {
         self.reduced.fma(factor, factor).mul(self.scale.0).mul(self.scale.1)
     }
 }
@@ -102,7 +102,7 @@ impl<V: Floats> Exponential<V> {
 /// With e^r = 1 + r + r^2 q(r) on the reduced argument, the parts never come from a difference of near equals.
 /// h = -inf gives 0, -1 and +inf, h = +inf gives +inf, +inf and NaN, NaN gives NaN.
 #[inline(always)]
-pub fn exponential<V: Floats>(h: V) -> Exponential<V> {
+pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
     let splat = V::splat;
     // Beyond these the exponential is 0 or infinite anyway; within them the exponent fits.
     let limited = h

@@ -8,7 +8,7 @@ const ROUNDS: usize = 10;
 
 /// One block: four words from a counter and a key.
 #[must_use]
-pub fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+pub(crate) fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
     let [mut k0, mut k1] = key;
     for _ in 0..ROUNDS {
@@ -22,7 +22,7 @@ pub fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 
 /// Sixteen blocks with one key: four vectors of words.
 #[inline(always)]
-pub fn blocks<W: Words>(counter: [W; 4], key: [u32; 2]) -> [W; 4] {
+pub(crate) fn blocks<W: Words>(counter: [W; 4], key: [u32; 2]) -> [W; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
     let [mut k0, mut k1] = key;
     for _ in 0..ROUNDS {

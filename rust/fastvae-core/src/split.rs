@@ -4,14 +4,14 @@ use std::sync::Mutex;
 use std::thread;
 
 /// Columns of the longest stretch that is worked on in one piece.
-pub const SEGMENT: usize = 16384;
+pub(crate) const SEGMENT: usize = 16384;
 
 /// Elements below which another thread costs more than it saves.
 const ELEMENTS_PER_THREAD: usize = 1 << 16;
 
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub(crate) struct Span {
     /// First row.
     pub row: usize,
     /// Number of rows.
@@ -25,14 +25,14 @@ pub struct Span {
 impl Span {
     /// Number of elements.
     #[must_use]
-    pub fn elements(&self) -> usize {
+    pub(crate) fn elements(&self) -> usize {
         self.rows * self.columns
     }
 }
 
 /// The spans of a matrix in row-major order.
 #[must_use]
-pub fn spans(rows: usize, columns: usize) -> Vec<Span> {
+pub(crate) fn spans(rows: usize, columns: usize) -> Vec<Span> {
     if rows == 0 || columns == 0 {
         return Vec::new();
     }
@@ -57,7 +57,7 @@ pub fn spans(rows: usize, columns: usize) -> Vec<Span> {
 
 /// Into how many spans each row is cut (1 where spans hold whole rows).
 #[must_use]
-pub fn segments(columns: usize) -> usize {
+pub(crate) fn segments(columns: usize) -> usize {
     columns.div_ceil(SEGMENT).max(1)
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn pieces<T>(
 
 /// How many threads pay for this many elements.
 #[must_use]
-pub fn threads_for(elements: usize, threads: usize) -> usize {
+pub(crate) fn threads_for(elements: usize, threads: usize) -> usize {
     threads.min(elements / ELEMENTS_PER_THREAD).max(1)
 }
 
@@ -87,7 +87,7 @@ pub fn threads_for(elements: usize, threads: usize) -> usize {
 ///
 /// # Panics
 /// If `work` panics.
-pub fn for_each<T: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) + Sync) {
+pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) + Sync) {
     let threads = threads.min(items.len());
     if threads <= 1 {
         items.into_iter().for_each(work);

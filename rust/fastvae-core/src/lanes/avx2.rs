@@ -12,7 +12,7 @@ use core::array::from_fn;
 
 /// The level with AVX2 and FMA (and F16C, which every such processor has).
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2;
+pub(crate) struct Avx2;
 
 impl Vectors for Avx2 {
     type F32 = F32;
@@ -23,11 +23,11 @@ impl Vectors for Avx2 {
 
 /// Sixteen `f32` in two registers.
 #[derive(Clone, Copy, Debug)]
-pub struct F32([__m256; 2]);
+pub(crate) struct F32([__m256; 2]);
 
 /// Sixteen words in two registers.
 #[derive(Clone, Copy, Debug)]
-pub struct U32([__m256i; 2]);
+pub(crate) struct U32([__m256i; 2]);
 
 /// Applies intrinsics to both halves.
 macro_rules! halves {

@@ -5,14 +5,14 @@
 //! integer operations: that makes all levels agree bit for bit.
 
 #[cfg(target_arch = "x86_64")]
-pub mod avx2;
-pub mod portable;
+pub(crate) mod avx2;
+pub(crate) mod portable;
 
 use core::fmt::Debug;
 use core::ops::{Add, Mul, Sub};
 
 /// Values in one vector, at every level.
-pub const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Constants that differ between `f32` and `f64` arithmetic.
 pub trait Scalar:
@@ -277,7 +277,7 @@ impl Arithmetic for f64 {
 
 /// Reads sixteen values from `source[at..]`, with zeros past its end.
 #[inline(always)]
-pub fn load<V: Floats>(source: &[V::Scalar], at: usize) -> V {
+pub(crate) fn load<V: Floats>(source: &[V::Scalar], at: usize) -> V {
     let rest = &source[at..];
     if let Some(full) = rest.first_chunk::<LANES>() {
         V::load(full)
@@ -291,7 +291,7 @@ pub fn load<V: Floats>(source: &[V::Scalar], at: usize) -> V {
 /// Reads sixteen `f32` from `source[at..]` as `V`, with zeros past its end.
 #[inline(always)]
 #[must_use]
-pub fn load_f32<V: Floats>(source: &[f32], at: usize) -> V {
+pub(crate) fn load_f32<V: Floats>(source: &[f32], at: usize) -> V {
     let rest = &source[at..];
     if let Some(full) = rest.first_chunk::<LANES>() {
         V::load_f32(full)
@@ -304,7 +304,7 @@ pub fn load_f32<V: Floats>(source: &[f32], at: usize) -> V {
 
 /// Writes the lanes that `target[at..]` has room for.
 #[inline(always)]
-pub fn store<V: Floats>(value: V, target: &mut [V::Scalar], at: usize) {
+pub(crate) fn store<V: Floats>(value: V, target: &mut [V::Scalar], at: usize) {
     let rest = &mut target[at..];
     if let Some(full) = rest.first_chunk_mut::<LANES>() {
         value.store(full);

@@ -5,7 +5,7 @@ use core::array::from_fn;
 
 /// The level that needs no instruction-set extension.
 #[derive(Clone, Copy, Debug)]
-pub struct Portable;
+pub(crate) struct Portable;
 
 impl Vectors for Portable {
     type F32 = Lanes<f32>;
@@ -16,7 +16,7 @@ impl Vectors for Portable {
 /// Sixteen values in an array.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub struct Lanes<T>([T; LANES]);
+pub(crate) struct Lanes<T>([T; LANES]);
 
 impl<T: Scalar> Floats for Lanes<T> {
     type Scalar = T;
