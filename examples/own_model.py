@@ -121,8 +121,8 @@ def same_in_parts(model: DigitVAE, x: Tensor, seed: int) -> bool:
 
 def draw(model: DigitVAE, path: Path) -> None:
     with torch.no_grad():
-        samples = model.decoder(torch.randn(60, CODES)).sigmoid()
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+        samples = model.decoder(torch.randn(60, CODES)).sigmoid().numpy()
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
     for axes, image in zip(figure.subplots(5, 12).flat, samples, strict=True):
         axes.imshow(image[0], cmap="gray", vmin=0, vmax=1)
         axes.set_axis_off()
