@@ -550,6 +550,11 @@ def test_missing_values_name_their_column():
         open_data(frame).value_range()
 
 
+def test_a_number_too_large_for_float32_is_reported_with_its_column():
+    with pytest.raises(ValueError, match=r"\(row 1\), in column 'a'"):
+        open_data(pd.DataFrame({"a": [1.0, 1e300]})).value_range()
+
+
 @pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame(index=[1, 2])])
 def test_an_empty_frame_says_so(frame):
     with pytest.raises(ValueError, match="data frame is empty"):

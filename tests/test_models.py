@@ -116,6 +116,14 @@ class TwoMaps(nn.Module):
         (nn.Linear(6, 6), nn.Linear(3, 12), Gaussian("predicted"), (6,)),
         (nn.Sequential(nn.Flatten(), nn.Linear(6, 6)), nn.Linear(3, 6), Gaussian(), (1, 2, 3)),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(6)), nn.LazyLinear(6), Gaussian(), (1, 2, 3)),
+        (
+            nn.Linear(6, 6),
+            nn.Sequential(nn.Linear(3, 12), nn.Unflatten(1, (2, 6))),
+            Gaussian("predicted"),
+            (6,),
+        ),
+        (nn.Linear(6, 6), nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (6, 1))), Gaussian(), (6,)),
+        (nn.Linear(1, 6), nn.Linear(3, 1), Gaussian(), (1,)),
     ],
 )
 def test_any_module_serves_as_encoder_and_decoder(encoder, decoder, likelihood, shape):
@@ -132,6 +140,22 @@ def test_an_encoder_of_means_only_serves_a_plain_autoencoder():
     assert torch.equal(plain(torch.rand(4, 6)).kl, torch.zeros(4))
 
 
+class Gives(nn.Module):
+    """A network that is a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+def test_an_image_on_its_side_is_refused():
+    """It has as many values, in another order."""
+    decoder = nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (3, 2)))
+    model = VAE(nn.Linear(6, 6), decoder, Bernoulli(), latent_dim=3, input_shape=(2, 3))
+    with pytest.raises(ValueError, match=r"shape \(B, 2, 3\) or \(B, 6\) .*got shape \(B, 3, 2\)"):
+        model.decode(torch.zeros(4, 3))
+
+
 @pytest.mark.parametrize(
     ("encoder", "decoder", "message"),
     [
@@ -140,6 +164,11 @@ def test_an_encoder_of_means_only_serves_a_plain_autoencoder():
         (nn.Linear(5, 6), nn.Linear(3, 6), r"the encoder failed on a .* of shape \(1, 6\).*Flatten"),
         (nn.Linear(6, 6), nn.Linear(3, 5), r"the decoder must give .*\(B, 6\).* got shape \(B, 5\)"),
         (nn.Linear(6, 6), nn.Linear(2, 6), r"the decoder failed on a .* of shape \(1, 3\)"),
+        (nn.BatchNorm3d(6), nn.Linear(3, 6), r"the encoder failed on a .*expected 5D input"),
+        (Gives(lambda x: (x[:, :3], None)), nn.Linear(3, 6), r"got a tuple of shape \(B, 3\), NoneType"),
+        (Gives(lambda x: {"mu": x}), nn.Linear(3, 6), "got dict"),
+        (nn.Linear(6, 6), Gives(lambda z: z.sum()), r"got shape \(\)"),
+        (nn.Linear(6, 6), Gives(lambda z: z.repeat(2, 2)), r"the decoder must give .* got shape \(2, 6\)"),
     ],
 )
 def test_networks_that_do_not_fit_say_what_is_wrong(encoder, decoder, message):

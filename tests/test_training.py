@@ -15,7 +15,7 @@ from fastvae import noise, ops
 from fastvae.data import open_data
 from fastvae.errors import NonFiniteError, NonFiniteWarning, PosteriorCollapseWarning
 from fastvae.models import Bernoulli, Gaussian, Likelihood, ModelSpec, build_model
-from fastvae.training import train
+from fastvae.training import load, train
 from fastvae.training.aliases import ALIASES
 from fastvae.training.choices import choose_epochs
 from fastvae.training.randomness import Stream, derive
@@ -106,6 +106,12 @@ def test_the_history_holds_the_terms_of_each_epoch():
 def test_without_validation_there_are_no_such_numbers():
     assert run(validation=None).history[0]["val_elbo"] is None
     assert run(validation=0).config.data.samples == 60
+
+
+def test_validation_data_with_a_test_set_means_that_test_set():
+    held_out = open_data(PIXELS[:20])
+    held_out.test = open_data(PIXELS[:7])
+    assert run(validation=held_out).config.data.validation_samples == 7
 
 
 def test_the_validation_numbers_are_those_of_evaluate():
@@ -507,6 +513,10 @@ def test_a_misspelt_word_gets_the_right_one():
         ({"validation": 5}, r"validation must be a fraction .* for n samples write n / 60"),
         ({"validation": TABLE}, r"validation has samples of shape \(5,\), the training data of shape"),
         ({"model": "resnet"}, "model must be one of 'mlp', 'conv'"),
+        ({"encoder": nn.Linear(16, 4), "decoder": nn.Linear(2, 16)}, "hidden_dims has no meaning beside"),
+        ({"encoder": nn.BatchNorm3d(1)}, "the encoder failed on .*: expected 5D input"),
+        ({"validation": PIXELS * np.nan}, r"validation: array: 60 of 60 samples hold NaN .*\(row 0, 1"),
+        ({"validation": PIXELS * 3}, "validation: the Bernoulli likelihood needs values between 0 and 1"),
     ],
 )  # fmt: skip
 def test_values_out_of_range_raise_before_any_work(changes, message):
@@ -521,7 +531,14 @@ def test_values_out_of_range_raise_before_any_work(changes, message):
         ({"epochs": "3"}, "epochs must be a whole number, got '3'"),
         ({"hidden_dims": "400"}, "hidden_dims must be a whole number"),
         ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
-        ({"seed": 1.5}, "seed must be an int, got float"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"variational": "no"}, "variational must be True or False, got 'no'"),
+        (
+            {"model": nn.Linear(2, 2)},
+            "model must be a name, got Linear; pass networks of your own as encoder=",
+        ),
+        ({"validation": True}, "validation: expected a NumPy array"),
         ({"device": 3}, "device must be a name"),
         ({"encoder": nn.Linear}, "encoder must be a Module, got type; pass an object"),
         ({"likelihood": 3}, "likelihood must be one of"),
@@ -531,6 +548,41 @@ def test_values_out_of_range_raise_before_any_work(changes, message):
 def test_values_of_another_kind_raise_before_any_work(changes, message):
     with pytest.raises(TypeError, match=message):
         run(**changes)
+
+
+def test_numpys_numbers_are_numbers(tmp_path):
+    """They come out of searches and config files; what is written is Python's own."""
+    plain = run(seed=3, epochs=2, learning_rate=0.5**10, beta=2, hidden_dims=[8, 4], validation=0.25)
+    result = run(
+        seed=np.int64(3),
+        epochs=np.int32(2),
+        batch_size=np.int64(16),
+        latent_dim=np.int8(2),
+        learning_rate=np.float32(0.5**10),
+        beta=np.float16(2),
+        hidden_dims=np.array([8, 4]),
+        validation=np.float32(0.25),
+    )
+    assert_same(weights(result), weights(plain))
+    assert load(result.save(tmp_path)).config == plain.config
+    assert all(type(value) is float for key, value in plain.history[0].items() if key not in COUNTS)
+    assert type(run(likelihood="gaussian", variance=np.float32(0.5)).config.model.variance) is float
+
+
+COUNTS = {"epoch", "skipped_steps"}
+
+
+@pytest.mark.parametrize("shape", [(), (60, 4)])
+def test_a_likelihood_must_give_one_number_per_sample(shape):
+    class Wrong(Gaussian):
+        def log_prob(self, params, x):
+            recon = super().log_prob(params, x)
+            return recon.sum() if not shape else recon[:, None].expand(-1, 4)
+
+    with pytest.raises(
+        ValueError, match=r"log_prob of the gaussian likelihood must give one number per sample"
+    ):
+        run(TABLE, likelihood=Wrong())
 
 
 def test_data_outside_the_likelihoods_range_raises():

@@ -46,5 +46,6 @@ def open_frame(frame: Any, *, name: str = "data") -> ResidentData:
             f"{name}: every column must hold numbers, these do not: {shown}; drop them, or turn categories "
             "into numbers with pandas.get_dummies"
         )
-    values = frame.to_numpy(dtype=np.float32, na_value=np.nan)
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is reported with its row
+        values = frame.to_numpy(dtype=np.float32, na_value=np.nan)
     return ResidentData(as_values(values, name), name="data frame", feature_names=columns)

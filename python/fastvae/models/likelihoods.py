@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
+import numbers
 from collections.abc import Callable
 
 import torch
@@ -199,9 +200,10 @@ def _check_variance(variance: object) -> str | float:
     if isinstance(variance, str):
         if variance in {"learned", "predicted"}:
             return variance
-    elif isinstance(variance, int | float) and not isinstance(variance, bool):
-        if math.isfinite(variance) and variance > 0:
-            return float(variance)
-    else:
+    elif isinstance(variance, bool) or not isinstance(variance, numbers.Real):
         raise TypeError(f'variance must be "learned", "predicted" or a number, got {type(variance).__name__}')
+    else:
+        number = float(variance)
+        if math.isfinite(number) and number > 0:
+            return number
     raise ValueError(f'variance must be "learned", "predicted" or a positive number, got {variance!r}')

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -27,25 +25,32 @@ def check_networks(model: VAE, x: Tensor) -> None:
     Raises
     ------
     ValueError
-        If a network fails, its output does not have the shape it needs, or neither has anything to train.
+        If a network fails, an output does not have the shape it needs, or there is nothing to train.
     """
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            mu = _try("encoder", model.encode, x, "start it with torch.nn.Flatten() if it takes vectors")
-            _try("decoder", model.parameters_of, mu, "its input is a batch of codes")
+            _try("encoder", model.encoder, x, "start it with torch.nn.Flatten() if it takes vectors")
+            mu = model.encode(x)
+            _try("decoder", model.decoder, mu, "its input is a batch of codes")
+            recon = model.likelihood.log_prob(model.parameters_of(mu), x)
     finally:
         model.train(training)
+    if recon.shape != (len(x),):
+        raise ValueError(
+            f"log_prob of the {model.likelihood.name} likelihood must give one number per sample, shape "
+            f"({len(x)},), got {tuple(recon.shape)}"
+        )
     networks = nn.ModuleList([model.encoder, model.decoder])
     if not any(parameter.requires_grad for parameter in networks.parameters()):
         raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")
 
 
-def _try(part: str, function: Callable[[Tensor], Tensor], x: Tensor, hint: str) -> Tensor:
+def _try(part: str, network: nn.Module, x: Tensor, hint: str) -> None:
     try:
-        return function(x)
-    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        network(x)
+    except Exception as error:  # whatever a module of the user's own may raise
         raise ValueError(
             f"the {part} failed on a {x.dtype} batch of shape {tuple(x.shape)}: {error} ({hint})"
         ) from error

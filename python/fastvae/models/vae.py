@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from fastvae import functional
 from fastvae.models.likelihoods import Likelihood
 from fastvae.noise import Seed
 
-__all__ = ["VAE", "Terms"]
+__all__ = ["VAE", "Terms", "without_ones"]
 
 
 class Terms(NamedTuple):
@@ -36,7 +37,7 @@ class VAE(nn.Module):
     decoder : nn.Module
         From z, ``(B, latent_dim)``, to the likelihood's parameters: ``(B, *input_shape)``, or
         ``(B, 2, *input_shape)`` or a pair where the likelihood needs two per value; each may also be flat,
-        ``(B, values)``.
+        ``(B, values)``, and axes of size one do not matter.
     likelihood : Likelihood
         What the decoder's output means.
     latent_dim : int
@@ -104,9 +105,9 @@ class VAE(nn.Module):
             if encoded.shape == (len(x), 2 * self.latent_dim):
                 mu, logvar = encoded.chunk(2, -1)
                 return mu, logvar
-        elif isinstance(encoded, tuple) and len(encoded) == 2:
+        elif isinstance(encoded, tuple | list) and len(encoded) == 2:
             mu, logvar = encoded
-            if mu.shape == logvar.shape == (len(x), self.latent_dim):
+            if all(isinstance(p, Tensor) and p.shape == (len(x), self.latent_dim) for p in encoded):
                 return mu, logvar
         raise ValueError(self._encoder_mismatch(encoded, len(x)))
 
@@ -122,17 +123,18 @@ class VAE(nn.Module):
         """Decode codes ``(B, latent_dim)`` to the likelihood's parameters, in their full shape."""
         decoded = self.decoder(z)
         maps = self.likelihood.maps
-        if isinstance(decoded, tuple) and len(decoded) == maps == 2:
-            decoded = torch.stack(decoded, 1)
-        shape = (len(z), *self.input_shape) if maps == 1 else (len(z), maps, *self.input_shape)
-        if isinstance(decoded, Tensor):
-            if decoded.shape == shape:
-                return decoded
-            if decoded.dim() <= 3 and decoded.flatten(1).shape == (len(z), _values(shape)):
-                return decoded.reshape(shape)
+        per_sample = self.input_shape if maps == 1 else (maps, *self.input_shape)
+        flat = (math.prod(per_sample),)
+        if isinstance(decoded, tuple | list) and len(decoded) == maps == 2:
+            decoded = torch.stack([map_.reshape(len(z), *self.input_shape) for map_ in decoded], 1)
+        if isinstance(decoded, Tensor) and decoded.shape[:1] == (len(z),):
+            given = without_ones(decoded.shape[1:])
+            if given in {without_ones(per_sample), without_ones(flat)}:
+                return decoded.reshape(len(z), *per_sample)
+        expected = " or ".join(dict.fromkeys((_batched(per_sample), _batched(flat))))
         raise ValueError(
-            f"the decoder must give a tensor of shape {_batched(shape)} or {_batched((0, _values(shape)))} "
-            f"for the {self.likelihood.name} likelihood, got {_describe(decoded)}"
+            f"the decoder must give a tensor of shape {expected} for the {self.likelihood.name} "
+            f"likelihood, got {_describe(decoded, len(z))}"
         )
 
     def encode(self, x: Tensor) -> Tensor:
@@ -156,21 +158,23 @@ class VAE(nn.Module):
         return (
             f"the encoder must give a tensor of shape (B, {2 * self.latent_dim}), mean and log-variance side "
             f"by side, or a pair of (B, {self.latent_dim}) for latent_dim={self.latent_dim}, got "
-            f"{_describe(encoded)}{hint}"
+            f"{_describe(encoded, batch)}{hint}"
         )
 
 
-def _values(shape: Sequence[int]) -> int:
-    return torch.Size(shape[1:]).numel()
+def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its axes of size one: they are a matter of taste."""
+    return tuple(size for size in shape if size != 1)
 
 
 def _batched(shape: Sequence[int]) -> str:
-    return f"(B, {', '.join(str(size) for size in shape[1:])})"
+    return f"(B, {', '.join(map(str, shape))})"
 
 
-def _describe(output: object) -> str:
+def _describe(output: object, batch: int) -> str:
     if isinstance(output, Tensor):
-        return f"shape {_batched(output.shape)}"
-    if isinstance(output, tuple):
-        return f"a tuple of {', '.join(_describe(part) for part in output)}"
+        right = output.shape[:1] == (batch,)
+        return f"shape {_batched(output.shape[1:]) if right else tuple(output.shape)}"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {', '.join(_describe(part, batch) for part in output)}"
     return type(output).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import NamedTuple
 
 from fastvae.data import Data, open_data
@@ -38,9 +39,13 @@ def choose_epochs(steps_per_epoch: int) -> int:
 
 
 def choose_likelihood(
-    data: Data, likelihood: str | Likelihood, variance: str | float, binarize: str
+    data: Data,
+    held_out: Data | None,
+    likelihood: str | Likelihood,
+    variance: str | float,
+    binarize: str,
 ) -> LikelihoodChoice:
-    """Resolve the likelihood, and check the data and the other arguments against it.
+    """Resolve the likelihood for the data, and check both sets and the other arguments against it.
 
     Raises
     ------
@@ -66,11 +71,17 @@ def choose_likelihood(
         )
     if choice.name == Gaussian.name and binarize in BINARIZE[1:]:
         raise ValueError(f'binarize={binarize!r} makes zeros and ones: it needs likelihood="bernoulli"')
-    (choice.custom or LIKELIHOODS[choice.name]()).check_range(*data.value_range())
+    checked = LIKELIHOODS[choice.name]() if choice.custom is None else choice.custom
+    checked.check_range(*data.value_range())
+    if held_out is not None:
+        try:
+            checked.check_range(*held_out.value_range())
+        except ValueError as error:
+            raise ValueError(f"validation: {error}") from error
     return choice
 
 
-def choose_validation(data: Data, validation: object, seed: int) -> tuple[Data, Data | None]:
+def choose_validation(data: Data, validation: object, *, seed: int, workers: int) -> tuple[Data, Data | None]:
     """Give the data to train on, and that to evaluate on after each epoch.
 
     Raises
@@ -86,19 +97,26 @@ def choose_validation(data: Data, validation: object, seed: int) -> tuple[Data, 
         if not data.can_split or len(data) < FEWEST_TO_SPLIT:
             return data, None
         return data.split(DEFAULT_FRACTION, seed)
-    if isinstance(validation, int | float) and not isinstance(validation, bool):
-        if not 0 <= validation < 1:
-            raise ValueError(
-                f"validation must be a fraction between 0 and 1, data, or None, got {validation!r}; "
-                f"for n samples write n / {len(data)}"
-            )
-        return data.split(validation, seed) if validation else (data, None)
-    held_out = open_data(validation, name="validation", pixels=data.pixels or None)
+    if isinstance(validation, bool) or not isinstance(validation, numbers.Real):
+        return data, _open_validation(data, validation, workers)
+    fraction = float(validation)
+    if not 0 <= fraction < 1:
+        raise ValueError(
+            f"validation must be a fraction between 0 and 1, data, or None, got {fraction:g}; "
+            f"for n samples write n / {len(data)}"
+        )
+    return data.split(fraction, seed) if fraction else (data, None)
+
+
+def _open_validation(data: Data, validation: object, workers: int) -> Data:
+    held_out = open_data(validation, workers=workers, name="validation", pixels=data.pixels or None)
+    if held_out.test is not None:
+        held_out = held_out.test
     if held_out.shape != data.shape:
         raise ValueError(
             f"validation has samples of shape {held_out.shape}, the training data of shape {data.shape}"
         )
-    return data, held_out
+    return held_out
 
 
 def _automatic(data: Data, variance: str | float, binarize: str) -> LikelihoodChoice:

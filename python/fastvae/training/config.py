@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import SupportsIndex
 
 from fastvae.models import ModelSpec
-from fastvae.ops.noise.seed import as_int64
+from fastvae.training.randomness import as_seed
 
 __all__ = ["BINARIZE", "DataInfo", "RunConfig", "Settings", "as_count", "as_hidden_dims"]
 
@@ -37,11 +38,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            as_count(name, getattr(self, name))
-        _check_number("learning_rate", self.learning_rate, above=0)
-        _check_number("weight_decay", self.weight_decay, least=0)
-        _check_number("beta", self.beta, least=0)
-        _check_number("warmup", self.warmup, least=0)
+            self._set(name, as_count(name, getattr(self, name)))
+        self._set("learning_rate", _as_number("learning_rate", self.learning_rate, above=0))
+        for name in ("weight_decay", "beta", "warmup"):
+            self._set(name, _as_number(name, getattr(self, name), least=0))
+        self._set("seed", as_seed(self.seed))
         if self.warmup > 1:
             raise ValueError(
                 f"warmup must lie between 0 and 1, a fraction of all steps, got {self.warmup}; "
@@ -51,9 +52,10 @@ class Settings:
             raise ValueError(
                 f"binarize must be one of {', '.join(map(repr, BINARIZE))}, got {self.binarize!r}"
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed must be an int, got {type(self.seed).__name__}")
-        as_int64(self.seed)
+
+    def _set(self, name: str, value: float) -> None:
+        """Keep a number as Python's own, which JSON can hold, whatever kind was given."""
+        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ def as_count(name: str, value: SupportsIndex) -> int:
     return count
 
 
-def as_hidden_dims(value: SupportsIndex | Sequence[int] | None) -> tuple[int, ...] | None:
+def as_hidden_dims(value: SupportsIndex | Iterable[int] | None) -> tuple[int, ...] | None:
     """Give the hidden sizes as a tuple; one number is one layer."""
     if value is None:
         return None
-    sizes = value if isinstance(value, Sequence) else (value,)
+    sizes = tuple(value) if isinstance(value, Iterable) else (value,)
     if not sizes:
         raise ValueError(
             "hidden_dims must name at least one layer, such as (400,); leave it out for the default"
@@ -121,9 +123,11 @@ def as_hidden_dims(value: SupportsIndex | Sequence[int] | None) -> tuple[int, ..
     return tuple(as_count("hidden_dims", size) for size in sizes)
 
 
-def _check_number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _as_number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < least or value <= above:
+    number = float(value)
+    if not math.isfinite(number) or number < least or number <= above:
         bound = f"of at least {least:g}" if math.isfinite(least) else f"above {above:g}"
         raise ValueError(f"{name} must be a finite number {bound}, got {value!r}")
+    return number

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from fastvae import noise
+from fastvae.ops.noise.seed import as_int64
 
-__all__ = ["Stream", "derive", "repeatable", "seed_generators"]
+__all__ = ["Stream", "as_seed", "derive", "repeatable", "seed_generators"]
 
 
 class Stream(enum.IntEnum):
@@ -43,8 +46,21 @@ class Stream(enum.IntEnum):
     """Codes drawn from the posterior by ``encode``."""
 
 
-def derive(seed: int, stream: Stream, *path: int) -> int:
+def as_seed(value: SupportsIndex) -> int:
+    """Give a seed as an int of at most 64 bits, or raise."""
+    try:
+        seed = operator.index(value)
+    except TypeError:
+        raise TypeError(f"seed must be a whole number, got {value!r}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"seed must be a whole number, got {value!r}")
+    as_int64(seed)
+    return seed
+
+
+def derive(seed: SupportsIndex, stream: Stream, *path: int) -> int:
     """Give the seed of one stream, and of one epoch or step in it: the tags folded in one after the other."""
+    seed = as_seed(seed)
     for tag in (stream, *path):
         seed = noise.fold_in(seed, int(tag))
     return seed

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastvae import functional, noise
 from fastvae.data import Data, open_data
 from fastvae.models import VAE
+from fastvae.models.vae import without_ones
 from fastvae.training import persistence
 from fastvae.training.binarize import binarize
 from fastvae.training.config import RunConfig, as_count
@@ -324,7 +325,7 @@ class TrainedVAE:
         samples = cast("Any", x)[None] if single else x
         data = open_data(samples, pixels=self.config.data.pixels or None)
         # An axis of size one is a matter of taste: (28, 28) and (1, 28, 28) are the same picture.
-        if _without_ones(data.shape) != _without_ones(self.input_shape):
+        if without_ones(data.shape) != without_ones(self.input_shape):
             raise ValueError(
                 f"the model takes samples of shape {self.input_shape}, the data ({data.name}) has samples of "
                 f"shape {data.shape}"
@@ -348,7 +349,3 @@ def _filled(rows: Tensor) -> Tensor:
     """Repeat the last row until there are CHUNK."""
     missing = CHUNK - len(rows)
     return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)

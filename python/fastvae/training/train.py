@@ -101,8 +101,8 @@ def train(
     binarize : {"none", "dynamic", "threshold"}
         Make pixels binary: drawn anew in each epoch with their value as probability, or above 0.5.
     validation : float, data or None
-        Data to evaluate on after each epoch: a fraction to hold out, data of its own, or None. By default the
-        test set that comes with the data (MNIST's), else a tenth.
+        Data to evaluate on after each epoch: a fraction to hold out, data of its own (its test set, where it
+        has one), or None. By default the test set that comes with the data (MNIST's), else a tenth.
     seed : int
         Decides everything that is random.
     device : str or torch.device
@@ -148,12 +148,25 @@ def train(
         seed=seed,
     )
     latent_dim, hidden_dims = as_count("latent_dim", latent_dim), as_hidden_dims(hidden_dims)
+    if not isinstance(model, str):
+        raise TypeError(
+            f"model must be a name, got {type(model).__name__}; pass networks of your own as encoder= and "
+            "decoder="
+        )
+    if not isinstance(variational, bool):
+        raise TypeError(f"variational must be True or False, got {variational!r}")
+    if hidden_dims and encoder is not None and decoder is not None:
+        raise ValueError(
+            "hidden_dims has no meaning beside an encoder and a decoder of your own: leave it out"
+        )
     chosen_device = choose_device(device)
     folder = None if output_dir is None else RunFolder(output_dir)
 
     source = open_data(data, workers=workers)
-    training, held_out = choose_validation(source, validation, derive(seed, Stream.SPLIT))
-    choice = choose_likelihood(source, likelihood, variance, binarize)
+    training, held_out = choose_validation(
+        source, validation, seed=derive(seed, Stream.SPLIT), workers=workers
+    )
+    choice = choose_likelihood(source, held_out, likelihood, variance, binarize)
     if epochs is None:
         settings = replace(settings, epochs=choose_epochs(training.batch_count(batch_size)))
     own = {"encoder": encoder, "decoder": decoder, "likelihood": choice.custom}
@@ -182,7 +195,7 @@ def train(
     bar.say(_announcement(config, choice.reason))
     with repeatable(derive(seed, Stream.WEIGHTS), chosen_device):
         vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom).to(chosen_device)
-        check_networks(vae, training.take(torch.arange(1)).to(chosen_device))
+        check_networks(vae, training.take(torch.arange(min(2, len(training)))).to(chosen_device))
         if folder:
             folder.start()
 
