@@ -20,7 +20,6 @@ from fastvae import noise
 from fastvae.data import Data, datasets, files, open_data
 
 CPU = torch.device("cpu")
-MNIST = Path(os.environ.get("FASTVAE_MNIST", Path(__file__).parents[2] / "shared" / "data" / "mnist"))
 
 
 def everything(data: Data, batch_size: int = 64, **options) -> torch.Tensor:
@@ -189,6 +188,7 @@ def test_non_finite_values_are_reported_with_their_rows():
         (np.ma.masked_array(np.zeros((2, 2)), True), TypeError, "masked array"),
         (torch.zeros(2, 2).to_sparse(), TypeError, "dense tensor"),
         (torch.zeros(2, 2, device="meta"), TypeError, "dense tensor"),
+        (torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), TypeError, "a nested tensor"),
         (np.ones(()), ValueError, "a single number"),
         (np.zeros(5), ValueError, r"use x\[:, None\]"),
         (np.zeros((0, 5)), ValueError, "no samples"),
@@ -417,17 +417,6 @@ def test_idx_folders_that_are_unclear_say_so(tmp_path):
     write_idx(tmp_path / "emnist-letters-train-images-idx3-ubyte", pixels(3, 4, 4))
     with pytest.raises(ValueError, match=r"several sets of IDX files .*'emnist-letters-'"):
         open_data(tmp_path)
-
-
-@pytest.mark.skipif(not MNIST.is_dir(), reason="no MNIST in $FASTVAE_MNIST or ../shared/data/mnist")
-def test_mnist():
-    data = open_data(MNIST)
-    assert (len(data), data.shape) == (60000, (1, 28, 28))
-    assert (len(data.test), data.test.shape) == (10000, (1, 28, 28))
-    assert data.value_range() == (0.0, 1.0)
-    assert data.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
-    assert data.take(torch.tensor([0])).sum().item() == pytest.approx(27525 / 255, rel=0.01)
 
 
 # Image folders
@@ -721,6 +710,20 @@ def test_a_loader_cannot_be_split():
     assert not data.can_split
     with pytest.raises(ValueError, match=r"a DataLoader cannot be split .*validation=None"):
         data.split(0.1, seed=0)
+
+
+def test_a_source_that_cannot_start_anew_says_so():
+    class Once(IterableDataset):
+        def __init__(self) -> None:
+            self.samples = (torch.rand(2) for _ in range(7))
+
+        def __iter__(self):
+            return self.samples
+
+    data = open_data(Once())
+    data.value_range()
+    with pytest.raises(ValueError, match=r"gave samples once and none the next time; each iter\(\)"):
+        data.take(torch.tensor([0]))
 
 
 def test_loaders_without_samples_say_so():
