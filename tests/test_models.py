@@ -194,6 +194,11 @@ def test_a_table_is_no_image():
         build_model(ModelSpec((5,), 2, preset="conv"))
 
 
+def test_images_with_their_channels_last_are_pointed_out():
+    with pytest.raises(ValueError, match=r"needs the channels first.*x\.transpose\(0, 3, 1, 2\)"):
+        build_model(ModelSpec((16, 16, 3), 2, preset="conv"))
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="model must be one of 'mlp', 'conv', got 'resnet'"):
         build_model(ModelSpec((5,), 2, preset="resnet"))

@@ -3,15 +3,17 @@
 import json
 import os
 import stat
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from fastvae.errors import FileFormatError
+from fastvae.data import open_data
+from fastvae.errors import FileFormatError, RunNotWrittenError, RunNotWrittenWarning
 from fastvae.training import TrainedVAE, load, train
 from fastvae.training.atomic import replacing
 
@@ -92,6 +94,8 @@ def test_one_sample_is_as_good_as_many(result):
 
 
 def test_an_axis_of_one_is_a_matter_of_taste(result):
+    assert torch.equal(result.encode(PIXELS[5, 0]), result.encode(PIXELS)[5])
+    assert result.reconstruct(PIXELS[5, 0]).shape == (1, 4, 4)
     assert torch.equal(result.encode(PIXELS[:, 0]), result.encode(PIXELS))
     assert result.evaluate(PIXELS[:, 0]) == result.evaluate(PIXELS)
 
@@ -104,11 +108,25 @@ def test_pixels_are_scaled_as_in_training():
     assert torch.equal(result.encode(dark), result.encode(dark.astype(np.float32) / 255))
 
 
+def test_codes_may_be_any_numbers_in_any_layout(result):
+    codes = np.random.default_rng(0).normal(size=(5, 3))
+    expected = result.decode(torch.from_numpy(codes))
+    for given in (codes[::-1], codes[::-1].tolist(), np.asfortranarray(codes[::-1])):
+        assert torch.equal(result.decode(given), expected.flip(0))
+    assert result.decode(codes[:0]).shape == (0, 1, 4, 4)
+    assert result.traverse(None, 0, []).shape == (0, 1, 4, 4)
+    assert torch.equal(result.traverse(None, 0, np.arange(3.0)[::-1]), result.traverse(None, 0, [2, 1, 0]))
+
+
 def test_another_shape_raises(result):
     with pytest.raises(
         ValueError, match=r"takes samples of shape \(1, 4, 4\), .* has samples of shape \(5, 5\)"
     ):
         result.encode(np.zeros((3, 5, 5), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"values must be a row of numbers, got shape \(1, 2\)"):
+        result.traverse(None, 0, [[1.0, 2.0]])
+    with pytest.raises(ValueError, match="row_offset must not be negative, got -1"):
+        result.sample(2, row_offset=-1)
     with pytest.raises(ValueError, match=r"codes must be of shape \(N, 3\) or \(3,\), got \(2, 4\)"):
         result.decode(torch.zeros(2, 4))
 
@@ -146,6 +164,12 @@ def test_results_are_float32_on_the_cpu_without_history(result):
         assert tensor.dtype == torch.float32
         assert tensor.device.type == "cpu"
         assert not tensor.requires_grad
+
+
+def test_a_test_set_that_comes_with_the_data_is_what_is_evaluated(result):
+    data = open_data(PIXELS)
+    data.test = open_data(PIXELS[:7])
+    assert result.evaluate(data) == result.evaluate(PIXELS[:7])
 
 
 def test_evaluate_refuses_data_the_likelihood_cannot_have(result):
@@ -261,6 +285,30 @@ def test_a_truncated_file_is_named(folder, name, keep):
 )
 def test_a_foreign_file_is_named(folder, name, content):
     (folder / name).write_bytes(content)
+    with pytest.raises(FileFormatError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", '{"epoch": 1}', "[" * 10**5, '{"epoch": "one", "elbo": 1, "recon": 1, "kl": 1}']
+)
+def test_metrics_that_are_none_are_refused(folder, line):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(FileFormatError, match=r"metrics\.jsonl is damaged"):
+        load(folder)
+
+
+def test_what_json_cannot_hold_is_written_as_null(tmp_path, result):
+    history = [result.history[0] | {"val_elbo": float("-inf"), "val_recon": float("nan")}]
+    folder = TrainedVAE(result.model, result.config, history).save(tmp_path / "run")
+    assert load(folder).history == [history[0] | {"val_elbo": None, "val_recon": None}]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "model.safetensors"])
+def test_a_folder_in_place_of_a_file_is_named(folder, name):
+    (folder / name).unlink()
+    (folder / name).mkdir()
     with pytest.raises(FileFormatError, match=name):
         load(folder)
 
@@ -392,6 +440,58 @@ def test_the_run_is_written_now_and_then(tmp_path, monkeypatch):
     assert written == [1, 2, 3, 3]
 
 
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_at_the_end_keeps_the_result_in_the_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(RunNotWrittenError, match=r"No space left.*error\.result\.save") as caught:
+        run(output_dir=tmp_path / "run")
+    monkeypatch.undo()
+    assert len(load(caught.value.result.save(tmp_path / "other")).history) == 2
+    assert not list((tmp_path / "run").iterdir()), "no half file"
+
+
+def test_weights_that_safetensors_cannot_write_are_an_oserror(tmp_path, result, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("IoError: No space left on device")
+
+    monkeypatch.setattr("fastvae.training.persistence.save_model", fail)
+    with pytest.raises(OSError, match=r"model\.safetensors: IoError: No space left"):
+        result.save(tmp_path / "run")
+
+
+def test_a_full_disk_on_the_way_does_not_end_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastvae.training.run_folder.FEWEST_SECONDS", 0.0)
+    monkeypatch.setattr("fastvae.training.run_folder.WRITING_SHARE", float("inf"))
+    saves = []
+    save = TrainedVAE.save
+
+    def saved(self, path):
+        saves.append(path)
+        return full_disk() if len(saves) == 1 else save(self, path)
+
+    monkeypatch.setattr(TrainedVAE, "save", saved)
+    with pytest.warns(RunNotWrittenWarning, match=r"could not be written .*No space left.*training goes on"):
+        run(output_dir=tmp_path / "run", epochs=3)
+    assert len(load(tmp_path / "run").history) == 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, full_disk, ZeroDivisionError])
+def test_the_run_is_there_whatever_happens_to_its_pictures(error, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error() from None
+
+    monkeypatch.setattr("fastvae.plots.write_pictures", fail)
+    told = (
+        nullcontext() if error is KeyboardInterrupt else pytest.warns(RunNotWrittenWarning, match="pictures")
+    )
+    with told:
+        result = run(output_dir=tmp_path / "run")
+    assert load(tmp_path / "run").history == result.history
+
+
 def test_without_matplotlib_the_run_is_written_and_said_to_lack_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     run(output_dir=tmp_path / "run", progress=True)
@@ -466,3 +566,14 @@ def test_an_earlier_run_is_replaced(tmp_path):
     second = run(latent_dim=4, epochs=1)
     second.save(tmp_path)
     assert load(tmp_path).config == second.config
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(tmp_path):
+    pytest.importorskip("matplotlib")
+    run(latent_dim=2, epochs=1).save(tmp_path / "run")
+    (tmp_path / "run" / "latent.png").write_bytes(b"")
+    (tmp_path / "run" / "mine.png").write_bytes(b"")
+    run(latent_dim=4, epochs=1, output_dir=tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert "latent.png" not in names
+    assert {"mine.png", "samples.png"} < names

@@ -5,11 +5,31 @@ Wrong arguments raise plain ``TypeError`` and ``ValueError``.
 
 from __future__ import annotations
 
-__all__ = ["FileFormatError", "NonFiniteError", "NonFiniteWarning", "PosteriorCollapseWarning"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastvae.training import TrainedVAE
+
+__all__ = [
+    "FileFormatError",
+    "NonFiniteError",
+    "NonFiniteWarning",
+    "PosteriorCollapseWarning",
+    "RunNotWrittenError",
+    "RunNotWrittenWarning",
+]
 
 
 class FileFormatError(ValueError):
     """A file is damaged, was not written by fastvae, or does not belong to the files beside it."""
+
+
+class RunNotWrittenError(OSError):
+    """The run folder could not be written at the end of a training; ``result`` is what was trained."""
+
+    def __init__(self, message: str, result: TrainedVAE) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class NonFiniteError(FloatingPointError):
@@ -18,6 +38,10 @@ class NonFiniteError(FloatingPointError):
 
 class NonFiniteWarning(RuntimeWarning):
     """Some training steps gave infinite or undefined numbers and were skipped."""
+
+
+class RunNotWrittenWarning(RuntimeWarning):
+    """A part of the run folder could not be written: pictures, or a run that is not finished."""
 
 
 class PosteriorCollapseWarning(UserWarning):

@@ -14,13 +14,11 @@ def run(options: Namespace) -> int:
     """Print the bound on data."""
     result = load_run(options)
     data = open_run_data(options, result)
-    if data.test is not None:
-        data = data.test
     values = result.evaluate(data, seed=options.seed)
     if options.json:
         print(json.dumps(values))
         return OK
-    print(f"{data.name}: {len(data)} samples", file=sys.stderr)
+    print(f"{data.name}: {values['samples']} samples", file=sys.stderr)
     print(f"ELBO   {values['elbo']:10.3f} nats per sample")
     print(f"recon  {values['recon']:10.3f}")
     print(f"KL     {values['kl']:10.3f}")

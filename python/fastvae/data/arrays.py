@@ -48,7 +48,8 @@ def open_array(
     ValueError
         If it is empty, or has no axis of values.
     """
-    shape = tuple(array.shape)
+    values = as_values(array, name)
+    shape = tuple(values.shape)
     if not shape:
         raise ValueError(f"{name}: expected samples along the first axis, got a single number")
     if len(shape) == 1:
@@ -60,7 +61,6 @@ def open_array(
         raise ValueError(f"{name}: there are no samples, shape {shape}")
     if 0 in shape:
         raise ValueError(f"{name}: the samples are empty, shape {shape}")
-    values = as_values(array, name)
     if values.dtype != torch.uint8:
         pixels = False
     elif pixels is None:
@@ -84,10 +84,11 @@ def as_values(array: np.ndarray | Tensor, name: str) -> Tensor:
         For objects, text, dates, complex numbers, sparse or masked data.
     """
     values = array.detach() if isinstance(array, Tensor) else _from_numpy(array, name)
-    if values.layout != torch.strided or values.is_quantized or values.is_meta:
+    if values.layout != torch.strided or values.is_nested or values.is_quantized or values.is_meta:
+        kind = "a nested tensor" if values.is_nested else f"{values.dtype}, layout {values.layout}"
         raise TypeError(
-            f"{name}: expected a dense tensor with values, got {values.dtype}, layout {values.layout}, on "
-            f"{values.device}; .to_dense() or .dequantize() makes one"
+            f"{name}: expected a dense tensor with values, got {kind}, on {values.device}; "
+            ".to_dense(), .to_padded_tensor() or .dequantize() makes one"
         )
     if values.is_complex():
         raise TypeError(
@@ -115,7 +116,7 @@ def _from_numpy(array: np.ndarray, name: str) -> Tensor:
     if array.dtype not in {np.dtype(np.uint8), np.dtype(np.bool_)}:
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is reported with its row
             array = array.astype(np.float32, copy=False)
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     with warnings.catch_warnings():
         # Read-only memory (a memory-mapped file) is fine: nothing writes to it.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

@@ -79,6 +79,10 @@ class LoaderData(Data):
             rows = torch.arange(start, start + len(values), device=device)
             yield as_float(values.to(device, copy=True)), rows
             start += len(values)
+        if not start:
+            raise ValueError(
+                f"{self.name}: gave samples once and none the next time; each iter() of it must start anew"
+            )
 
     def take(self, rows: Tensor) -> Tensor:
         """See :meth:`Data.take`; rows as they arrive with seed 0."""

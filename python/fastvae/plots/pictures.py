@@ -13,6 +13,8 @@ from fastvae.plots.samples import draw_samples
 from fastvae.plots.traversal import draw_traversal
 from fastvae.training import TrainedVAE
 
+NAMES = {"samples", "reconstructions", "traversal", "curves", "latent"}
+
 
 def write_pictures(result: TrainedVAE, data: Data, folder: str | Path) -> list[Path]:
     """Draw a run into a folder.
@@ -23,7 +25,8 @@ def write_pictures(result: TrainedVAE, data: Data, folder: str | Path) -> list[P
     data : Data
         What to reconstruct: held-out samples, if there are any.
     folder : str or Path
-        An existing folder. Each file appears complete or not at all; an earlier one is replaced.
+        An existing folder. Each file appears complete or not at all; those of an earlier run are replaced or
+        removed.
 
     Returns
     -------
@@ -45,4 +48,6 @@ def write_pictures(result: TrainedVAE, data: Data, folder: str | Path) -> list[P
         figures["curves"] = draw_curves(result.history)
     if result.latent_dim == 2:
         figures["latent"] = draw_latent(result, data)
+    for name in NAMES - figures.keys():  # of an earlier run
+        (Path(folder) / f"{name}.png").unlink(missing_ok=True)
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]

@@ -10,13 +10,21 @@ from torch import Tensor
 
 from fastvae.models import Terms
 
-__all__ = ["EpochTotals", "Means", "Record"]
+__all__ = ["RECORD_KEYS", "EpochTotals", "Means", "Record"]
 
 Record: TypeAlias = dict[str, float | int | None]
 """One epoch: ``epoch`` (from 1); ``elbo``, ``recon`` and ``kl``, in nats per sample at beta = 1, averaged
 over the epoch without its skipped steps; ``beta``, the weight of the KL at its end; ``val_elbo``,
 ``val_recon`` and ``val_kl``, None without validation; ``images_per_second``; ``seconds``;
 ``skipped_steps``."""
+
+
+RECORD_KEYS = frozenset(
+    (
+        "epoch", "elbo", "recon", "kl", "beta", "val_elbo", "val_recon", "val_kl",
+        "images_per_second", "seconds", "skipped_steps",
+    )
+)  # fmt: skip
 
 
 class Means(NamedTuple):

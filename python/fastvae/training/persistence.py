@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from fastvae.models.spec import check_parts
 from fastvae.training.atomic import replacing
 from fastvae.training.config import DataInfo, RunConfig, Settings
 from fastvae.training.device import choose_device
-from fastvae.training.history import Record
+from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.randomness import repeatable
 
 if TYPE_CHECKING:
@@ -43,14 +44,22 @@ def save(result: TrainedVAE, path: str | Path) -> Path:
     head = {"format": MARKER, "format_version": FORMAT_VERSION, "torch": torch.__version__}
     with replacing(folder / MODEL) as temporary:
         metadata = {"format": MARKER, "format_version": str(FORMAT_VERSION), "model": _canonical(model)}
-        save_model(result.model, str(temporary), metadata=metadata)
+        try:
+            save_model(result.model, str(temporary), metadata=metadata)
+        except safetensors.SafetensorError as error:  # a full disk, for example
+            raise OSError(f"{folder / MODEL}: {error}") from error
     with replacing(folder / METRICS) as temporary:
-        lines = (json.dumps(record, allow_nan=False) + "\n" for record in result.history)
+        lines = (json.dumps(_finite(record), allow_nan=False) + "\n" for record in result.history)
         temporary.write_text("".join(lines), encoding="utf-8")
     with replacing(folder / CONFIG) as temporary:
         text = json.dumps(head | dataclasses.asdict(result.config), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     return folder
+
+
+def _finite(record: Record) -> Record:
+    """A record as JSON can hold it: null for what is infinite or undefined."""
+    return {key: value if value is None or math.isfinite(value) else None for key, value in record.items()}
 
 
 def load(
@@ -153,7 +162,7 @@ def check_output_dir(path: str | Path) -> Path:
 def _read_config(path: Path) -> RunConfig:
     if not path.exists():
         raise FileFormatError(f"{path.parent} is no fastvae run: it has no {CONFIG}")
-    content = _parse(path.read_bytes(), path)
+    content = _parse(_read(path), path)
     if content.get("format") != MARKER:
         raise FileFormatError(f"{path} was not written by fastvae")
     _check_version(content.get("format_version"), path)
@@ -171,7 +180,12 @@ def _read_config(path: Path) -> RunConfig:
 def _read_metrics(path: Path) -> list[Record]:
     if not path.exists():
         return []
-    return [_parse(line, path) for line in path.read_bytes().splitlines()]
+    records = [_parse(line, path) for line in _read(path).splitlines()]
+    for number, record in enumerate(records, 1):
+        numeric = all(value is None or isinstance(value, int | float) for value in record.values())
+        if record.keys() != RECORD_KEYS or not numeric:
+            raise FileFormatError(f"{path} is damaged: line {number} is no record of an epoch")
+    return records
 
 
 def _check_weights_file(path: Path, spec: ModelSpec) -> None:
@@ -199,10 +213,16 @@ def _check_version(version: object, path: Path) -> None:
         )
 
 
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise FileFormatError(f"{path} is a folder, not the file of a run")
+    return path.read_bytes()
+
+
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise FileFormatError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")

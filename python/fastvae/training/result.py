@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -104,6 +105,8 @@ class TrainedVAE:
             ``(n, *input_shape)``.
         """
         n = as_count("n", n)
+        if row_offset < 0:
+            raise ValueError(f"row_offset must not be negative, got {row_offset}")
         prior_seed, pixel_seed = derive(seed, Stream.PRIOR), derive(seed, Stream.OBSERVATION)
         first = row_offset - row_offset % CHUNK
         parts = []
@@ -195,7 +198,7 @@ class TrainedVAE:
         ValueError
             For another shape.
         """
-        codes = torch.as_tensor(z, dtype=torch.float32)
+        codes = _as_floats(z)
         if codes.dim() not in {1, 2} or codes.shape[-1] != self.latent_dim:
             raise ValueError(
                 f"codes must be of shape (N, {self.latent_dim}) or ({self.latent_dim},), "
@@ -264,14 +267,17 @@ class TrainedVAE:
         IndexError
             If there is no such code.
         ValueError
-            If ``x`` is not one sample.
+            If ``x`` is not one sample, or ``values`` not a row of numbers.
         """
+        dim = operator.index(dim)
         if not 0 <= dim < self.latent_dim:
             raise IndexError(f"dim must lie in [0, {self.latent_dim}), got {dim}")
         center = torch.zeros(self.latent_dim) if x is None else self.encode(x)
         if center.dim() == 2 and len(center) != 1:
             raise ValueError(f"traverse starts from one sample, got {len(center)}")
-        line = torch.linspace(-3, 3, 9) if values is None else torch.as_tensor(values, dtype=torch.float32)
+        line = torch.linspace(-3, 3, 9) if values is None else _as_floats(values)
+        if line.dim() != 1:
+            raise ValueError(f"values must be a row of numbers, got shape {tuple(line.shape)}")
         codes = center.reshape(1, -1).repeat(len(line), 1)
         codes[:, dim] = line
         return self._decode(codes)
@@ -282,6 +288,7 @@ class TrainedVAE:
         Parameters
         ----------
         data : array, tensor, path, Dataset, ...
+            Where it comes with a test set, as a folder of MNIST's files does, that is evaluated.
         seed : int
             Of the codes, and of drawn pixels where the model was trained with ``binarize="dynamic"``.
 
@@ -296,6 +303,8 @@ class TrainedVAE:
             If it is no data, has another shape, or values the likelihood cannot have.
         """
         opened, _ = self._open(data)
+        if opened.test is not None:
+            opened = opened.test
         self.model.likelihood.check_range(*opened.value_range())
         return evaluate_on(self.model, opened, self.config.training, self.device, seed=seed)
 
@@ -321,11 +330,15 @@ class TrainedVAE:
 
     def _open(self, x: object) -> tuple[Data, bool]:
         """Open data of the model's shape; and say whether it was a single sample."""
-        single = isinstance(x, Tensor | np.ndarray) and tuple(x.shape) == self.input_shape
+        # An axis of size one is a matter of taste: (28, 28) and (1, 28, 28) are the same picture.
+        wanted = without_ones(self.input_shape)
+        single = isinstance(x, Tensor | np.ndarray) and (
+            tuple(x.shape) == self.input_shape
+            or (without_ones(x.shape) == wanted and without_ones(x.shape[1:]) != wanted)
+        )
         samples = cast("Any", x)[None] if single else x
         data = open_data(samples, pixels=self.config.data.pixels or None)
-        # An axis of size one is a matter of taste: (28, 28) and (1, 28, 28) are the same picture.
-        if without_ones(data.shape) != without_ones(self.input_shape):
+        if without_ones(data.shape) != wanted:
             raise ValueError(
                 f"the model takes samples of shape {self.input_shape}, the data ({data.name}) has samples of "
                 f"shape {data.shape}"
@@ -338,11 +351,17 @@ class TrainedVAE:
         return binarize(x, rows, kind, seed=0)
 
     def _decode(self, z: Tensor) -> Tensor:
-        parts = []
-        for codes in torch.split(z, CHUNK):
+        parts = [torch.empty((0, *self.input_shape))]
+        for codes in torch.split(z, CHUNK) if len(z) else ():
             with torch.no_grad():
                 parts.append(self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu())
         return torch.cat(parts)
+
+
+def _as_floats(values: Tensor | np.ndarray | Sequence[float]) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().to("cpu", torch.float32)
+    return torch.from_numpy(np.array(values, np.float32, order="C"))
 
 
 def _filled(rows: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import warnings
 from pathlib import Path
 
 from fastvae.data import Data
+from fastvae.errors import RunNotWrittenError, RunNotWrittenWarning
 from fastvae.training.persistence import check_output_dir
 from fastvae.training.progress import Progress
 from fastvae.training.result import TrainedVAE
@@ -46,17 +48,52 @@ class RunFolder:
         started = time.monotonic()
         if started < self._next_write:
             return
-        result.save(self.path)
+        try:
+            result.save(self.path)
+        except OSError as error:
+            warnings.warn(
+                f"the run so far could not be written to {self.path} ({error}); training goes on",
+                RunNotWrittenWarning,
+                stacklevel=2,
+            )
         ended = time.monotonic()
         self._next_write = ended + max(FEWEST_SECONDS, (ended - started) / WRITING_SHARE)
 
     def finish(self, result: TrainedVAE, data: Data, progress: Progress) -> None:
-        """Write the run and draw its pictures of ``data``, where Matplotlib is there."""
-        result.save(self.path)
-        if importlib.util.find_spec("matplotlib") is None:
-            progress.say('no pictures without Matplotlib: pip install "fastvae[plots]" draws them')
-        else:
-            from fastvae.plots import write_pictures  # noqa: PLC0415  needs the extra, and is slow
+        """Write the run and draw its pictures of ``data``, where Matplotlib is there.
 
-            write_pictures(result, data, self.path)
+        Whatever happens to the pictures, the run is written by then.
+
+        Raises
+        ------
+        RunNotWrittenError
+            If the run cannot be written; it holds the result.
+        """
+        try:
+            result.save(self.path)
+        except OSError as error:
+            raise RunNotWrittenError(
+                f"the run could not be written to {self.path} ({error}); the trained model is kept in this "
+                "error: error.result.save(another_folder)",
+                result,
+            ) from error
         progress.say(f"run folder: {self.path}")
+        try:
+            _draw(result, data, self.path, progress)
+        except KeyboardInterrupt:
+            progress.say("interrupted while drawing; the run is written, some pictures are missing")
+        except Exception as error:  # a trained model is not lost for want of a picture
+            warnings.warn(
+                f"the pictures could not be drawn: {type(error).__name__}: {error}",
+                RunNotWrittenWarning,
+                stacklevel=3,
+            )
+
+
+def _draw(result: TrainedVAE, data: Data, folder: Path, progress: Progress) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        progress.say('no pictures without Matplotlib: pip install "fastvae[plots]" draws them')
+        return
+    from fastvae.plots import write_pictures  # noqa: PLC0415  needs the extra, and is slow
+
+    write_pictures(result, data, folder)

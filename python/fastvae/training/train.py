@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -186,13 +187,14 @@ def train(
         data=DataInfo(
             name=source.name,
             samples=len(training),
-            validation_samples=len(held_out) if held_out else 0,
+            validation_samples=0 if held_out is None else len(held_out),
             feature_names=tuple(source.feature_names) if source.feature_names else None,
             pixels=source.pixels,
         ),
     )
     bar = Progress(show=progress)
     bar.say(_announcement(config, choice.reason))
+    final: dict[str, float] = {}  # of the held-out data
     with repeatable(derive(seed, Stream.WEIGHTS), chosen_device):
         vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom).to(chosen_device)
         check_networks(vae, training.take(torch.arange(min(2, len(training)))).to(chosen_device))
@@ -203,23 +205,24 @@ def train(
             if folder:
                 folder.checkpoint(TrainedVAE(vae, config, history))
 
-        def validate() -> dict[str, float]:
-            return evaluate_on(vae, held_out or training, settings, chosen_device, seed=seed)
+        def validate(held_out: Data) -> dict[str, float]:
+            final.update(evaluate_on(vae, held_out, settings, chosen_device, seed=seed))
+            return final
 
         history, interrupted = fit(
             vae,
             training,
             settings,
             device=chosen_device,
-            validate=validate if held_out else None,
+            validate=None if held_out is None else partial(validate, held_out),
             progress=bar,
             on_epoch=on_epoch,
         )
     result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
     if history and not interrupted:
-        _report_end(result, held_out, bar)
+        _report_end(result, final, bar)
     if folder:
-        folder.finish(result, held_out or training, bar)
+        folder.finish(result, training if held_out is None else held_out, bar)
     return result
 
 
@@ -235,14 +238,12 @@ def _announcement(config: RunConfig, reason: str) -> str:
     )
 
 
-def _report_end(result: TrainedVAE, held_out: Data | None, bar: Progress) -> None:
-    """Say how good the model is, and warn if its codes carry nothing."""
-    settings = result.config.training
-    last = result.history[-1]
+def _report_end(result: TrainedVAE, final: dict[str, float], bar: Progress) -> None:
+    """Say how good the model is on held-out data, if there is any, and warn if its codes carry nothing."""
     if result.model.variational:
-        report_collapse(last["kl"] if held_out is None else last["val_kl"], beta=settings.beta)
-    if held_out is not None:
-        final = result.evaluate(held_out, seed=settings.seed)
+        kl = final.get("kl", result.history[-1]["kl"])
+        report_collapse(kl, beta=result.config.training.beta)
+    if final:
         bar.say(
             f"held-out ELBO {final['elbo']:.2f} nats per sample (recon {final['recon']:.2f}, "
             f"KL {final['kl']:.2f}), "

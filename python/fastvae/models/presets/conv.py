@@ -9,6 +9,7 @@ from torch import nn
 from fastvae.models.presets.networks import Networks
 
 FIRST_CHANNELS, MOST_CHANNELS = 32, 256
+COLOURS = {1, 3, 4}
 SMALLEST_SIDE = 4
 """By default the image is halved until its longer side is no longer than this."""
 
@@ -26,6 +27,11 @@ def build(
         raise ValueError(
             f'model="conv" needs images of shape (C, H, W) or (H, W), got samples of shape {input_shape}; '
             'model="mlp" takes any shape'
+        )
+    if len(input_shape) == 3 and input_shape[2] in COLOURS and min(input_shape[:2]) > max(COLOURS):
+        raise ValueError(
+            f'model="conv" needs the channels first, (C, H, W), and samples of shape {input_shape} look like '
+            "(H, W, C): give it x.transpose(0, 3, 1, 2), of a tensor x.permute(0, 3, 1, 2)"
         )
     image = (1, *input_shape) if len(input_shape) == 2 else input_shape
     channels = list(hidden_dims or _default_channels(max(image[1:])))
