@@ -435,7 +435,7 @@ def types(job: Job) -> None:
     variables = {**job.environment.variables(), "MYPYPATH": str(ROOT / "python")}
     run_each(
         lambda: job.environment.run("-m", "mypy"),
-        lambda: job.environment.run("-m", "mypy", "tasks.py", "benches"),
+        lambda: job.environment.run("-m", "mypy", "tasks.py", "benches", "examples", "docs"),
         lambda: run([job.environment.python, *stubtest], variables),
     )
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.layout import OPMATH, rows_columns
-from fastvae.ops.noise import schema
+from fastvae.ops.noise import reference, schema
 from fastvae.ops.noise.seed import Seed, as_int64, seed_tensor
 from fastvae.ops.validation import DTYPES, check_event_dims, check_index, describe
 
@@ -53,7 +53,7 @@ def normal(
         Row number of the first row.
     rows : int64 tensor, optional
         The row number of each row, any shape with as many elements as there are rows; excludes
-        ``row_offset``. With the index of a sample in its data set here, its noise is the same in whatever
+        ``row_offset``; in [0, 2^63). With the index of a sample in its data set here, its noise is the same in whatever
         batch it comes.
     event_dims : int
         How many trailing axes are columns.
@@ -88,8 +88,8 @@ def uniform(
 ) -> Tensor:
     """Uniforms on [0, 1): the upper 24 bits of each Philox word times 2^-24.
 
-    The parameters are those of :func:`normal`. The words are the same too: give a normal and a uniform that
-    must be independent two seeds (:func:`fold_in`) or two draws. In bfloat16 and float16 the value is rounded
+    The parameters are those of :func:`normal`. The words are the same too: give noise that must be
+    independent of a normal another seed (:func:`fold_in`) or another draw. In bfloat16 and float16 the value is rounded
     and can be 1.
     """
     return _matrix("uniform", shape, seed, draw, row_offset, rows, event_dims, dtype, device)
@@ -99,6 +99,9 @@ def permutation(
     n: int, seed: Seed = None, *, draw: int = 0, device: torch.device | str | None = None
 ) -> Tensor:
     """A random order of ``0 .. n-1``: the stable sort of one 63-bit key per number.
+
+    The keys are the words that :func:`normal` and :func:`uniform` use for columns 0 and 1: give noise that
+    must be independent of the order another seed (:func:`fold_in`) or another draw.
 
     Parameters
     ----------
@@ -149,9 +152,15 @@ def fold_in(seed: int | Tensor, tag: int | Tensor) -> int | Tensor:
         if isinstance(tag, Tensor):
             seed = torch.full((), as_int64(seed), dtype=torch.int64, device=tag.device)
         else:
-            return _core.fold_in(as_int64(seed), as_int64(tag))
+            # A compiler sees through the Python form; it fixes the values, so a compiled loop folds tensors.
+            fold = reference.fold_in if torch.compiler.is_compiling() else _core.fold_in
+            return fold(as_int64(seed), as_int64(tag))
     if isinstance(tag, int):
         tag = torch.full((), as_int64(tag), dtype=torch.int64, device=seed.device)
+    if seed.device != tag.device:
+        raise ValueError(
+            f"fold_in: seed is on {seed.device} and tag on {tag.device}; move one with .to(device)"
+        )
     folded: Tensor = schema.fold_in(*torch.broadcast_tensors(seed, tag))
     return folded
 
@@ -160,7 +169,7 @@ def _device(device: torch.device | str | None, *sources: object) -> torch.device
     """The device asked for, else that of the first tensor or generator, else the CPU."""
     if device is not None:
         return torch.device(device)
-    found = (s.device for s in sources if isinstance(s, Tensor | torch.Generator))
+    found = (s.device for s in sources if isinstance(s, (Tensor, torch.Generator)))
     return next(found, torch.device("cpu"))
 
 

@@ -24,6 +24,8 @@ OPMATH = {
 
 def rows_columns(shape: Sequence[int], event_dims: int) -> tuple[int, int]:
     """The matrix form (rows, columns) of a shape."""
+    if not 0 <= event_dims <= len(shape):
+        raise ValueError(f"event_dims must lie between 0 and {len(shape)}, got {event_dims}")
     split = len(shape) - event_dims
     return math.prod(shape[:split]), math.prod(shape[split:])
 
@@ -50,11 +52,17 @@ def uniform_stride(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
     return 0 if step is None else step
 
 
+def dense(tensor: Tensor) -> Tensor:
+    """A strided tensor: the gradient that ``gather(sparse_grad=True)`` sends back is none."""
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
 def as_rows(tensor: Tensor, event_dims: int) -> tuple[Tensor, int]:
     """A tensor whose memory can be read as rows, and the distance of its rows in elements.
 
     The result is the argument itself where its strides allow, else a contiguous copy.
     """
+    tensor = dense(tensor)
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     split = tensor.dim() - event_dims
@@ -98,12 +106,45 @@ KL_CODES = {"none": 1, "sample": 2, "sum": 3}
 """The operator-level reductions as ``fastvae._core`` numbers them; 0 is no KL."""
 
 
-def strided(tensor: Tensor, event_dims: int) -> tuple[Tensor, tuple[int, int]]:
-    """A tensor as rows with the (address, row stride) that the kernels take; keep the tensor for the call."""
+class LatentMatrix:
+    """The matrix that one kernel call works on, and what every tensor of the call has to be like.
+
+    Whoever calls an operator directly, or changes a saved tensor in a hook, gets here unchecked: the kernels
+    read as far as the shape and dtype of *one* tensor say.
+    """
+
+    def __init__(self, like: Tensor, event_dims: int) -> None:
+        if like.dtype not in DTYPE_CODES:
+            raise ValueError(f"the kernels take {[str(d) for d in DTYPE_CODES]}, got {like.dtype}")
+        self.shape, self.dtype, self.event_dims = like.shape, like.dtype, event_dims
+        self.code = DTYPE_CODES[like.dtype]
+        self.rows, self.columns = rows_columns(like.shape, event_dims)
+
+    def strided(self, name: str, tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """A tensor as rows, with the (address, row stride) that the kernels take; keep it for the call."""
+        return _strided(name, tensor, self.event_dims, self.shape, self.dtype)
+
+    def strided_grad_kl(self, grad_kl: Tensor, reduction: str) -> tuple[Tensor, tuple[int, int]]:
+        """The gradient of the KL, likewise: an element matrix for ``"none"``, else a column."""
+        shape = torch.Size(reduced_shape(self.shape, self.event_dims, reduction))
+        columns = self.event_dims if reduction == "none" else 0
+        return _strided("grad_kl", grad_kl, columns, shape, OPMATH[self.dtype])
+
+
+def _strided(
+    name: str, tensor: Tensor, event_dims: int, shape: torch.Size, dtype: torch.dtype
+) -> tuple[Tensor, tuple[int, int]]:
+    if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_cpu:
+        raise ValueError(
+            f"{name} must be a {dtype} tensor of shape {tuple(shape)} on the CPU, got {tensor.dtype} of "
+            f"{tuple(tensor.shape)} on {tensor.device}"
+        )
     tensor, stride = as_rows(tensor, event_dims)
     return tensor, (address(tensor), stride)
 
 
-def strided_grad_kl(grad_kl: Tensor, event_dims: int, reduction: str) -> tuple[Tensor, tuple[int, int]]:
-    """The gradient of a KL, likewise: an element matrix for ``"none"``, else a column."""
-    return strided(grad_kl, event_dims if reduction == "none" else 0)
+def seed_value(seed: Tensor) -> int:
+    """The integer in a seed tensor."""
+    if seed.dtype is not torch.int64 or seed.numel() != 1:
+        raise ValueError(f"seed must be an int64 tensor of one element, got {seed.dtype}, {seed.numel()}")
+    return int(seed.item())

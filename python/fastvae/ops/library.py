@@ -51,6 +51,9 @@ def route(*inputs: Tensor | None) -> Route:
     """Decide how a call with these differentiable inputs is carried out."""
     if transforms_active():
         return Route.REFERENCE
+    if torch.compiler.is_exporting():
+        # A strict export records an autograd function as its forward alone; the operator carries its gradient.
+        return Route.RAW
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return Route.FUNCTION
     return Route.RAW
@@ -100,13 +103,19 @@ def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
         return operator(*arguments)
 
 
-def autograd_kernel(operator: OpOverload[..., Any], function: type[torch.autograd.Function]) -> None:
-    """Make the bare operator differentiable through its autograd function.
+def autograd_kernel(
+    operator: OpOverload[..., Any],
+    function: type[torch.autograd.Function],
+    reference: Callable[..., Any],
+) -> None:
+    """Make the bare operator differentiable: by its autograd function, under transforms by its reference.
 
     :mod:`fastvae.functional` applies the function itself and saves a trip through the dispatcher.
     """
 
     def run(keyset: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        if transforms_active():
+            return reference(*arguments)
         needs_grad = any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
         if torch.is_grad_enabled() and needs_grad:
             return function.apply(*arguments)

@@ -15,6 +15,8 @@ DTYPES = "float32, float64, bfloat16 or float16"
 
 def describe(value: object) -> str:
     """A short description of an argument for an error text."""
+    if isinstance(value, Tensor) and value.is_nested:
+        return f"a nested {value.dtype} tensor on {value.device}"
     if isinstance(value, Tensor):
         layout = "" if value.layout == torch.strided else f", layout {value.layout}"
         return f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}{layout}"
@@ -29,10 +31,10 @@ def check_floating(function: str, **tensors: Any) -> None:
                 f"{function}: {name} must be a torch tensor ({DTYPES}), got {describe(tensor)}; "
                 f"torch.as_tensor({name}) makes one from an array or a list of numbers"
             )
-        if tensor.layout != torch.strided or tensor.is_quantized:
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
             raise TypeError(
                 f"{function}: {name} must be a dense tensor, got {describe(tensor)}; "
-                f"{name}.to_dense() makes one from a sparse tensor"
+                f"{name}.to_dense() makes one from a sparse tensor, .to_padded_tensor(0.0) from a nested one"
             )
         if tensor.dtype not in OPMATH:
             raise TypeError(
@@ -75,6 +77,7 @@ def check_latent(function: str, mu: Any, logvar: Any) -> tuple[Tensor, Tensor]:
         and mu.device == logvar.device
         and mu.layout is torch.strided
         and logvar.layout is torch.strided
+        and not (mu.is_nested or logvar.is_nested)
     ):
         check_floating(function, mu=mu, logvar=logvar)
         mu, logvar = promote(function, mu=mu, logvar=logvar)
@@ -86,10 +89,9 @@ def check_latent(function: str, mu: Any, logvar: Any) -> tuple[Tensor, Tensor]:
     return mu, logvar
 
 
-def check_event_dims(function: str, shape: torch.Size, event_dims: int) -> int:
+def check_event_dims(function: str, shape: torch.Size, event_dims: SupportsIndex) -> int:
     """The number of trailing axes that form one latent, checked against a shape."""
-    if isinstance(event_dims, bool) or not isinstance(event_dims, int):
-        raise TypeError(f"{function}: event_dims must be an int, got {describe(event_dims)}")
+    event_dims = as_integer(function, "event_dims", event_dims)
     if event_dims == 1 and not shape:
         return 0  # a scalar is one row of one column
     if not 0 <= event_dims <= len(shape):
@@ -101,13 +103,21 @@ def check_event_dims(function: str, shape: torch.Size, event_dims: int) -> int:
 
 
 def check_index(function: str, name: str, value: SupportsIndex, limit: int) -> int:
-    """A non-negative integer below ``limit``; symbolic integers pass through."""
-    if isinstance(value, torch.SymInt):
-        return cast("int", value)
-    try:
-        index = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: {name} must be an integer, got {describe(value)}") from None
-    if isinstance(value, bool) or not 0 <= index < limit:
+    """A non-negative integer below ``limit``."""
+    index = as_integer(function, name, value)
+    if not 0 <= index < limit:
         raise ValueError(f"{function}: {name} must lie in [0, {limit}), got {value}")
     return index
+
+
+def as_integer(function: str, name: str, value: SupportsIndex) -> int:
+    """An int, or what can stand for one (a NumPy integer, a symbolic one); no bool."""
+    # `operator.index` would fix the value of an int that a compiler keeps symbolic.
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+        return cast("int", value)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{function}: {name} must be an integer, got {describe(value)}")

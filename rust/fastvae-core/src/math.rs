@@ -110,14 +110,17 @@ pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
         .at_least(splat(V::Scalar::ZERO - V::Scalar::EXP_SATURATES));
     let magic = splat(V::Scalar::MAGIC);
     let n = limited.fma(splat(V::Scalar::LOG2_E), magic).sub(magic);
-    let r = n.fma(splat(V::Scalar::ZERO - V::Scalar::LN_2_HIGH), limited);
-    let r = n.fma(splat(V::Scalar::ZERO - V::Scalar::LN_2_LOW), r);
+    let rest = n.fma(splat(V::Scalar::ZERO - V::Scalar::LN_2_HIGH), limited);
+    let low = splat(V::Scalar::ZERO - V::Scalar::LN_2_LOW);
+    let r = n.fma(low, rest);
+    // What r lost in rounding: a quarter of an ulp of the result.
+    let lost = n.fma(low, rest.sub(r));
     let square = r.mul(r);
     let mut q = splat(V::Scalar::EXP_EXCESS[V::Scalar::EXP_EXCESS.len() - 1]);
     for &coefficient in V::Scalar::EXP_EXCESS.iter().rev().skip(1) {
         q = q.fma(r, splat(coefficient));
     }
-    let p = square.fma(q, r);
+    let p = r.add(square.fma(q, lost));
     let one = splat(V::Scalar::ONE);
     let halves = n.power_of_two_halves();
     let value = p.add(one).mul(halves.0).mul(halves.1);

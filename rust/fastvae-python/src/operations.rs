@@ -80,10 +80,15 @@ fn product(rows: usize, columns: usize) -> PyResult<usize> {
     })
 }
 
-/// Columns are counted in blocks of four with 32 bits.
-fn check_columns(columns: usize) -> PyResult<()> {
-    if columns.div_ceil(noise::BLOCK) > 1 << 32 {
+/// Columns are counted in blocks of four with 32 bits, rows with 63.
+fn check_counters(rows: usize, columns: usize, row_offset: u64) -> PyResult<()> {
+    if columns.div_ceil(noise::BLOCK) as u64 > 1 << 32 {
         return Err(PyValueError::new_err(format!("a row of noise has at most 2^34 columns, got {columns}")));
+    }
+    if row_offset.checked_add(rows as u64).is_none_or(|end| end > 1 << 63) {
+        return Err(PyValueError::new_err(format!(
+            "row numbers lie below 2^63; {rows} rows from {row_offset} on do not"
+        )));
     }
     Ok(())
 }
@@ -116,15 +121,20 @@ fn fill<D: Distribution>(
     row_ids: usize,
     threads: usize,
 ) -> PyResult<()> {
-    check_columns(columns)?;
+    check_counters(rows, columns, row_offset)?;
     let elements = product(rows, columns)?;
     let target = Memory::new::<f32>("target", target, elements)?;
     let listed = if row_ids == 0 { None } else { Some(Memory::new::<i64>("row_ids", row_ids, rows)?) };
     check_disjoint::<f32, i64>(&[target], listed.as_slice())?;
     let execution = execution(threads)?;
+    // SAFETY: the caller holds the tensor for the length of the call, and it shares no memory with `target`.
+    let listed = listed.map(|ids| unsafe { ids.read::<i64>() });
+    if let Some(negative) = listed.and_then(|ids| ids.iter().find(|&&id| id < 0)) {
+        return Err(PyValueError::new_err(format!("row numbers lie in [0, 2^63), got {negative}")));
+    }
     run(py, elements, || {
-        // SAFETY: the caller made `target` for this call and holds both tensors; they share no memory.
-        let (target, listed) = unsafe { (target.write::<f32>(), listed.map(|ids| ids.read::<i64>())) };
+        // SAFETY: the caller made `target` for this call and holds it.
+        let target = unsafe { target.write::<f32>() };
         let rows_of_noise = listed.map_or(Rows::From(row_offset), Rows::Listed);
         let noise = Noise { seed: seed as u64, draw, rows: rows_of_noise };
         noise::sample::<D>(execution, &noise, rows, columns, target);
@@ -261,7 +271,7 @@ pub(crate) fn latent_forward(
 ) -> PyResult<()> {
     let elements = product(rows, columns)?;
     let execution = execution(threads)?;
-    check_columns(columns)?;
+    check_counters(rows, columns, noise.map_or(0, |(.., row_offset)| row_offset))?;
     with_dtype!(dtype, |T| {
         type M = <T as Element>::Math;
         let mu_memory = Memory::of_matrix::<T>("mu", mu.0, rows, columns, mu.1)?;
@@ -314,7 +324,7 @@ pub(crate) fn latent_backward(
 ) -> PyResult<()> {
     let elements = product(rows, columns)?;
     let execution = execution(threads)?;
-    check_columns(columns)?;
+    check_counters(rows, columns, noise.map_or(0, |(.., row_offset)| row_offset))?;
     if noise.is_none() && kl_kind == 0 {
         return Err(PyValueError::new_err("there is no gradient to pass on"));
     }

@@ -54,5 +54,5 @@ class GaussianKLPrior(torch.autograd.Function):
         return (*backward(grad_kl, *ctx.saved_tensors, *ctx.reduce), None, None)
 
 
-autograd_kernel(schema.gaussian_kl, GaussianKL)
-autograd_kernel(schema.gaussian_kl_prior, GaussianKLPrior)
+autograd_kernel(schema.gaussian_kl, GaussianKL, reference.gaussian_kl)
+autograd_kernel(schema.gaussian_kl_prior, GaussianKLPrior, reference.gaussian_kl_prior)

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastvae import _core
 from fastvae.ops.gaussian_kl import schema
 from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
-from fastvae.ops.layout import DTYPE_CODES, KL_CODES, rows_columns, strided, strided_grad_kl
+from fastvae.ops.layout import KL_CODES, LatentMatrix
 from fastvae.ops.library import kernel
 
 ABSENT = (0, 0)
@@ -20,13 +20,13 @@ def gaussian_kl(mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> 
     if not mu.numel():
         return empty_kl(mu, event_dims, reduction).zero_()
     kl = empty_kl(mu, event_dims, reduction)
-    rows, columns = rows_columns(mu.shape, event_dims)
-    mu, mu_rows = strided(mu, event_dims)
-    logvar, logvar_rows = strided(logvar, event_dims)
+    matrix = LatentMatrix(mu, event_dims)
+    mu, mu_rows = matrix.strided("mu", mu)
+    logvar, logvar_rows = matrix.strided("logvar", logvar)
     _core.latent_forward(
-        DTYPE_CODES[mu.dtype],
-        rows,
-        columns,
+        matrix.code,
+        matrix.rows,
+        matrix.columns,
         mu_rows,
         logvar_rows,
         0,
@@ -45,14 +45,14 @@ def gaussian_kl_backward(
     """The gradients with respect to mu and logvar, in one pass."""
     grad_mu, grad_logvar = empty_latent(mu), empty_latent(logvar)
     if grad_mu.numel():
-        rows, columns = rows_columns(mu.shape, event_dims)
-        mu, mu_rows = strided(mu, event_dims)
-        logvar, logvar_rows = strided(logvar, event_dims)
-        grad_kl, grad_kl_rows = strided_grad_kl(grad_kl, event_dims, reduction)
+        matrix = LatentMatrix(mu, event_dims)
+        mu, mu_rows = matrix.strided("mu", mu)
+        logvar, logvar_rows = matrix.strided("logvar", logvar)
+        grad_kl, grad_kl_rows = matrix.strided_grad_kl(grad_kl, reduction)
         _core.latent_backward(
-            DTYPE_CODES[mu.dtype],
-            rows,
-            columns,
+            matrix.code,
+            matrix.rows,
+            matrix.columns,
             mu_rows,
             logvar_rows,
             ABSENT,
@@ -74,15 +74,15 @@ def gaussian_kl_prior(
     if not mu.numel():
         return empty_kl(mu, event_dims, reduction).zero_()
     kl = empty_kl(mu, event_dims, reduction)
-    rows, columns = rows_columns(mu.shape, event_dims)
-    mu, mu_rows = strided(mu, event_dims)
-    logvar, logvar_rows = strided(logvar, event_dims)
-    prior_mu, prior_mu_rows = strided(prior_mu, event_dims)
-    prior_logvar, prior_logvar_rows = strided(prior_logvar, event_dims)
+    matrix = LatentMatrix(mu, event_dims)
+    mu, mu_rows = matrix.strided("mu", mu)
+    logvar, logvar_rows = matrix.strided("logvar", logvar)
+    prior_mu, prior_mu_rows = matrix.strided("prior_mu", prior_mu)
+    prior_logvar, prior_logvar_rows = matrix.strided("prior_logvar", prior_logvar)
     _core.prior_forward(
-        DTYPE_CODES[mu.dtype],
-        rows,
-        columns,
+        matrix.code,
+        matrix.rows,
+        matrix.columns,
         (mu_rows, logvar_rows, prior_mu_rows, prior_logvar_rows),
         KL_CODES[reduction],
         kl.data_ptr(),
@@ -104,16 +104,16 @@ def gaussian_kl_prior_backward(
     """The gradients with respect to the four parameters, in one pass."""
     grads = (empty_latent(mu), empty_latent(logvar), empty_latent(prior_mu), empty_latent(prior_logvar))
     if mu.numel():
-        rows, columns = rows_columns(mu.shape, event_dims)
-        mu, mu_rows = strided(mu, event_dims)
-        logvar, logvar_rows = strided(logvar, event_dims)
-        prior_mu, prior_mu_rows = strided(prior_mu, event_dims)
-        prior_logvar, prior_logvar_rows = strided(prior_logvar, event_dims)
-        grad_kl, grad_kl_rows = strided_grad_kl(grad_kl, event_dims, reduction)
+        matrix = LatentMatrix(mu, event_dims)
+        mu, mu_rows = matrix.strided("mu", mu)
+        logvar, logvar_rows = matrix.strided("logvar", logvar)
+        prior_mu, prior_mu_rows = matrix.strided("prior_mu", prior_mu)
+        prior_logvar, prior_logvar_rows = matrix.strided("prior_logvar", prior_logvar)
+        grad_kl, grad_kl_rows = matrix.strided_grad_kl(grad_kl, reduction)
         _core.prior_backward(
-            DTYPE_CODES[mu.dtype],
-            rows,
-            columns,
+            matrix.code,
+            matrix.rows,
+            matrix.columns,
             (mu_rows, logvar_rows, prior_mu_rows, prior_logvar_rows),
             KL_CODES[reduction],
             grad_kl_rows,

@@ -7,16 +7,17 @@ where 1 + l - e^l loses all its digits near l = 0.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from fastvae.ops.gaussian_kl import schema
-from fastvae.ops.layout import OPMATH
+from fastvae.ops.layout import OPMATH, dense
 from fastvae.ops.library import kernel
 
-SERIES = tuple(
-    1.0 / torch.exp(torch.lgamma(torch.tensor(k + 3.0, dtype=torch.float64))).item() for k in range(14)
-)
+SERIES = tuple(1.0 / math.factorial(k + 2) for k in range(14))
+"""e^x - 1 - x = x^2 (1/2! + x/3! + x^2/4! + ...)."""
 
 
 def exp_excess(x: Tensor) -> Tensor:
@@ -30,17 +31,29 @@ def exp_excess(x: Tensor) -> Tensor:
     return torch.where(near, y * y * series, torch.expm1(x) - x)
 
 
+def exact_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``a - b`` rounded, and what the rounding left out (Knuth's two-sum); 0 where the difference overflowed.
+
+    A difference of large logarithms that is off by half an ulp would cost the KL more than its 1e-6.
+    """
+    difference = a - b
+    with torch.no_grad():
+        back = difference - a
+        error = (a - (difference - back)) - (b + back)
+    # An exponential of 88 and more overflows float32; infinity times 0 would be NaN.
+    return difference, torch.where(difference.abs() < 80, error, 0.0)
+
+
 def reduce(kl: Tensor, event_dims: int, reduction: str) -> Tensor:
     """Sum an element-wise KL as an operator-level reduction says."""
-    if reduction == "none":
-        return kl
-    if reduction == "sample":
-        return kl.sum(dim=tuple(range(kl.dim() - event_dims, kl.dim()))) if event_dims else kl
-    return kl.sum()
+    if reduction == "sample" and event_dims:
+        kl = kl.sum(dim=tuple(range(kl.dim() - event_dims, kl.dim())))
+    return kl.sum() if reduction == "sum" else kl.contiguous()
 
 
 def spread(grad_kl: Tensor, like: Tensor, event_dims: int, reduction: str) -> Tensor:
     """Give every element the gradient of the sum it went into."""
+    grad_kl = dense(grad_kl)
     if reduction == "sample":
         grad_kl = grad_kl.reshape((*grad_kl.shape, *(1,) * event_dims))
     return grad_kl.expand(like.shape)
@@ -63,7 +76,7 @@ def gaussian_kl_backward(
     g = spread(grad_kl, mu, event_dims, reduction)
     grad_mu = g * mu.to(opmath)
     grad_logvar = g * torch.expm1(logvar.to(opmath)) * 0.5
-    return grad_mu.to(mu.dtype), grad_logvar.to(logvar.dtype)
+    return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()
 
 
 @kernel(schema.gaussian_kl_prior, "CompositeExplicitAutograd")
@@ -72,11 +85,12 @@ def gaussian_kl_prior(
 ) -> Tensor:
     """KL from a Gaussian prior, in nats."""
     opmath = OPMATH[mu.dtype]
-    difference = mu.to(opmath) - prior_mu.to(opmath)
     k = prior_logvar.to(opmath)
     # exp(-k / 2) first: its square would overflow half an exponent range earlier.
-    scaled = difference * (k * -0.5).exp()
-    return reduce(0.5 * (scaled * scaled + exp_excess(logvar.to(opmath) - k)), event_dims, reduction)
+    scaled = (mu.to(opmath) - prior_mu.to(opmath)) * (k * -0.5).exp()
+    d, error = exact_difference(logvar.to(opmath), k)
+    excess = exp_excess(d) + error * torch.expm1(d)
+    return reduce(0.5 * (scaled * scaled + excess), event_dims, reduction)
 
 
 @kernel(schema.gaussian_kl_prior_backward, "CompositeExplicitAutograd")
@@ -95,12 +109,13 @@ def gaussian_kl_prior_backward(
     k = prior_logvar.to(opmath)
     inverse = (k * -0.5).exp()
     scaled = (mu.to(opmath) - prior_mu.to(opmath)) * inverse
-    growth = torch.expm1(logvar.to(opmath) - k)
+    d, error = exact_difference(logvar.to(opmath), k)
+    growth = torch.expm1(d) + error * torch.exp(d)
     grad_mu = g * scaled * inverse
     grad_prior_logvar = g * (growth + scaled * scaled) * -0.5
     return (
-        grad_mu.to(mu.dtype),
-        (g * growth * 0.5).to(logvar.dtype),
-        (-grad_mu).to(prior_mu.dtype),
-        grad_prior_logvar.to(prior_logvar.dtype),
+        grad_mu.to(mu.dtype).contiguous(),
+        (g * growth * 0.5).to(logvar.dtype).contiguous(),
+        (-grad_mu).to(prior_mu.dtype).contiguous(),
+        grad_prior_logvar.to(prior_logvar.dtype).contiguous(),
     )

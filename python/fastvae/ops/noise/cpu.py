@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvae import _core
-from fastvae.ops.layout import address
+from fastvae.ops.layout import address, seed_value
 from fastvae.ops.library import kernel
 from fastvae.ops.noise import reference, schema
 
@@ -19,16 +19,16 @@ def matrix(fill: Callable[..., None]) -> Callable[..., Tensor]:
     def run(
         rows: int, columns: int, seed: Tensor, draw: int, row_offset: int, row_ids: Tensor | None
     ) -> Tensor:
-        out = torch.empty((rows, columns), dtype=torch.float32)
+        out = torch.empty((rows, columns), dtype=torch.float32, device=seed.device)
         if out.numel():
             # A reference that lives as long as its address is in use.
-            ids = None if row_ids is None else row_ids.contiguous()
+            ids = None if row_ids is None else _checked(row_ids, rows)
             ids_address = 0 if ids is None else address(ids)
             fill(
                 out.data_ptr(),
                 rows,
                 columns,
-                seed.item(),
+                seed_value(seed),
                 draw,
                 row_offset,
                 ids_address,
@@ -39,6 +39,16 @@ def matrix(fill: Callable[..., None]) -> Callable[..., Tensor]:
     return run
 
 
+def _checked(row_ids: Tensor, rows: int) -> Tensor:
+    """One int64 row number per row, contiguous."""
+    if row_ids.dtype is not torch.int64 or row_ids.numel() != rows or not row_ids.is_cpu:
+        raise ValueError(
+            f"row_ids must be {rows} int64 numbers on the CPU, got {row_ids.numel()} of {row_ids.dtype} on "
+            f"{row_ids.device}"
+        )
+    return row_ids.contiguous()
+
+
 kernel(schema.normal, "CPU")(matrix(_core.normal))
 kernel(schema.uniform, "CPU")(matrix(_core.uniform))
 
@@ -46,8 +56,8 @@ kernel(schema.uniform, "CPU")(matrix(_core.uniform))
 @kernel(schema.permutation, "CPU")
 def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
     """The contract's permutation of 0..n-1."""
-    out = torch.empty((n,), dtype=torch.int64)
-    _core.permutation(out.data_ptr(), n, int(seed.item()), draw)
+    out = torch.empty((n,), dtype=torch.int64, device=seed.device)
+    _core.permutation(out.data_ptr(), n, seed_value(seed), draw)
     return out
 
 
@@ -56,4 +66,4 @@ def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
     """The contract's derived seed; a few words, so tensors of many take the reference."""
     if seed.numel() != 1:
         return reference.fold_in(seed, tag)
-    return torch.full_like(seed, _core.fold_in(int(seed.item()), int(tag.item())))
+    return torch.full_like(seed, _core.fold_in(seed_value(seed), int(tag.item())))

@@ -8,10 +8,13 @@ with rounding to odd (Boldo and Melquiond, "Emulation of FMA and correctly round
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+IntLike = TypeVar("IntLike", int, Tensor)
 
 MASK = 0xFFFFFFFF
 
@@ -42,17 +45,17 @@ QUARTER_TURN = 1.462918119976564e-9
 """pi/2 * 2^-30: one unit of a 30-bit fraction of a quarter turn, in radians."""
 
 
-def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
-    """Philox4x32-10 (Salmon et al., SC'11) on int64 tensors that hold 32-bit words.
+def philox(counter: Sequence[Any], key: Sequence[Any]) -> list[Any]:
+    """Philox4x32-10 (Salmon et al., SC'11) on int64 tensors or ints that hold 32-bit words.
 
     Parameters
     ----------
-    counter : four int64 tensors, broadcastable
-    key : two int64 tensors, broadcastable
+    counter : four int64 tensors or ints, broadcastable
+    key : two int64 tensors or ints, broadcastable
 
     Returns
     -------
-    list of four int64 tensors with values in [0, 2^32)
+    list of four with values in [0, 2^32)
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -70,7 +73,7 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def split_key(seed: Tensor) -> tuple[Tensor, Tensor]:
+def split_key(seed: IntLike) -> tuple[IntLike, IntLike]:
     """The two 32-bit key words of an int64 seed, low word first."""
     return seed & MASK, (seed >> 32) & MASK
 
@@ -196,9 +199,9 @@ def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
     return keys.sort(stable=True).indices
 
 
-def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
-    """A new int64 seed from a seed and a tag, elementwise."""
-    zero = torch.zeros_like(seed)
-    counter = [tag & MASK, (tag >> 32) & MASK, zero + FOLD_IN_DOMAIN[0], zero + FOLD_IN_DOMAIN[1]]
-    w0, w1, _, _ = philox(counter, split_key(seed))
+def fold_in(seed: IntLike, tag: IntLike) -> IntLike:
+    """A new int64 seed from a seed and a tag: both tensors, elementwise, or both ints."""
+    w0, w1, _, _ = philox([*split_key(tag), *FOLD_IN_DOMAIN], split_key(seed))
+    if isinstance(w1, int):
+        w1 -= (w1 & 0x80000000) << 1  # the sign that an int64 would have
     return (w1 << 32) | w0

@@ -11,7 +11,7 @@ MATRIX = (
     "(SymInt rows, SymInt columns, Tensor seed, SymInt draw, SymInt row_offset, Tensor? row_ids) -> Tensor"
 )
 
-draw_seed = define("draw_seed(Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+draw_seed = define("draw_seed(*, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 normal = define(f"normal{MATRIX}")
 uniform = define(f"uniform{MATRIX}")
 permutation = define("permutation(SymInt n, Tensor seed, SymInt draw) -> Tensor")
@@ -19,7 +19,7 @@ fold_in = define("fold_in(Tensor seed, Tensor tag) -> Tensor")
 
 
 @fake(draw_seed)
-def _(device: torch.device) -> Tensor:
+def _(*, device: torch.device) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=device)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from typing import TypeAlias
 
 import torch
@@ -15,6 +17,10 @@ Seed: TypeAlias = int | Tensor | torch.Generator | None
 """An integer, an int64 tensor of one element, a torch.Generator to draw from, or None: torch's own."""
 
 
+SEED_RANGE = (-(2**63), 2**63 - 1)
+"""Between which default seeds are drawn, the upper end excluded as torch has it."""
+
+
 def as_int64(seed: int) -> int:
     """A 64-bit integer, signed or unsigned, as the signed integer with the same bits."""
     if not -(2**63) <= seed < 2**64:
@@ -23,15 +29,15 @@ def as_int64(seed: int) -> int:
 
 
 def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
-    """The seed as an int64 tensor without axes on ``device``.
+    """The seed as an int64 tensor without axes on ``device``, independent of the one that was given.
 
     ``None`` draws from torch's generator of the device, which ``torch.manual_seed`` governs. Inside
     ``torch.vmap`` that follows vmap's ``randomness`` argument.
     """
     if seed is None:
         if transforms_active():
-            return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=device)
-        drawn: Tensor = schema.draw_seed(device)
+            return torch.randint(*SEED_RANGE, (), dtype=torch.int64, device=device)
+        drawn: Tensor = schema.draw_seed(device=device)
         return drawn
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:
@@ -39,10 +45,18 @@ def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
                 f"seed must be an int64 tensor of one element, got {describe(seed)}; "
                 "torch.tensor(seed, dtype=torch.int64) makes one"
             )
-        return seed.detach().reshape(()).to(device)
+        if seed.is_meta and device.type != "meta":
+            raise ValueError(
+                f"seed is on {seed.device}, where tensors have no values, and the data on {device}"
+            )
+        # A copy: backward draws the noise again, and the caller may count the tensor on before that.
+        return seed.detach().clone().reshape(()).to(device)
     if isinstance(seed, torch.Generator):
-        drawn = torch.empty((), dtype=torch.int64, device=seed.device).random_(generator=seed)
+        drawn = torch.randint(*SEED_RANGE, (), generator=seed, dtype=torch.int64, device=seed.device)
         return drawn.to(device)
+    if not isinstance(seed, int):
+        with contextlib.suppress(TypeError):
+            seed = operator.index(seed)
     if isinstance(seed, bool) or not isinstance(seed, int | torch.SymInt):
         raise TypeError(
             f"seed must be an int, an int64 tensor, a torch.Generator or None, got {describe(seed)}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastvae import _core
-from fastvae.ops.layout import DTYPE_CODES, rows_columns, strided
+from fastvae.ops.layout import LatentMatrix, seed_value
 from fastvae.ops.library import kernel
 from fastvae.ops.reparametrize import schema
 
@@ -18,18 +18,20 @@ def reparametrize(
     mu: Tensor, logvar: Tensor, seed: Tensor, draw: int, row_offset: int, event_dims: int
 ) -> Tensor:
     """Z, in one pass."""
-    z = torch.empty(mu.shape, dtype=mu.dtype)
+    z = torch.empty(mu.shape, dtype=mu.dtype, device=mu.device)
     if z.numel():
+        matrix = LatentMatrix(mu, event_dims)
         # The tensors are bound to names so that their memory outlives the call.
-        mu, mu_rows = strided(mu, event_dims)
-        logvar, logvar_rows = strided(logvar, event_dims)
+        mu, mu_rows = matrix.strided("mu", mu)
+        logvar, logvar_rows = matrix.strided("logvar", logvar)
         _core.latent_forward(
-            DTYPE_CODES[z.dtype],
-            *rows_columns(z.shape, event_dims),
+            matrix.code,
+            matrix.rows,
+            matrix.columns,
             mu_rows,
             logvar_rows,
             z.data_ptr(),
-            (int(seed.item()), draw, row_offset),
+            (seed_value(seed), draw, row_offset),
             0,
             0,
             torch.get_num_threads(),
@@ -42,17 +44,19 @@ def reparametrize_backward(
     grad_z: Tensor, logvar: Tensor, seed: Tensor, draw: int, row_offset: int, event_dims: int
 ) -> Tensor:
     """The gradient with respect to logvar, in one pass, with the noise drawn again."""
-    grad_logvar = torch.empty(logvar.shape, dtype=logvar.dtype)
+    grad_logvar = torch.empty(logvar.shape, dtype=logvar.dtype, device=logvar.device)
     if grad_logvar.numel():
-        grad_z, grad_z_rows = strided(grad_z, event_dims)
-        logvar, logvar_rows = strided(logvar, event_dims)
+        matrix = LatentMatrix(logvar, event_dims)
+        grad_z, grad_z_rows = matrix.strided("grad_z", grad_z)
+        logvar, logvar_rows = matrix.strided("logvar", logvar)
         _core.latent_backward(
-            DTYPE_CODES[logvar.dtype],
-            *rows_columns(logvar.shape, event_dims),
+            matrix.code,
+            matrix.rows,
+            matrix.columns,
             ABSENT,
             logvar_rows,
             grad_z_rows,
-            (int(seed.item()), draw, row_offset),
+            (seed_value(seed), draw, row_offset),
             0,
             ABSENT,
             0,

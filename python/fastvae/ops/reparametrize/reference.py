@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastvae.ops.layout import OPMATH, rows_columns
+from fastvae.ops.layout import OPMATH, dense, rows_columns
 from fastvae.ops.library import kernel
 from fastvae.ops.noise import schema as noise_schema
 from fastvae.ops.reparametrize import schema
@@ -25,7 +25,7 @@ def reparametrize(
     opmath = OPMATH[mu.dtype]
     eps = noise_like(mu, seed, draw, row_offset, event_dims)
     z = mu.to(opmath) + (logvar.to(opmath) * 0.5).exp() * eps
-    return z.to(mu.dtype)
+    return z.to(mu.dtype).contiguous()
 
 
 @kernel(schema.reparametrize_backward, "CompositeExplicitAutograd")
@@ -35,5 +35,5 @@ def reparametrize_backward(
     """The gradient that reaches logvar: grad_z * sigma * eps / 2."""
     opmath = OPMATH[logvar.dtype]
     eps = noise_like(logvar, seed, draw, row_offset, event_dims)
-    gradient = grad_z.to(opmath) * (logvar.to(opmath) * 0.5).exp() * eps * 0.5
-    return gradient.to(logvar.dtype)
+    gradient = dense(grad_z).to(opmath) * (logvar.to(opmath) * 0.5).exp() * eps * 0.5
+    return gradient.to(logvar.dtype).contiguous()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
-from fastvae.ops.layout import DTYPE_CODES, KL_CODES, rows_columns, strided, strided_grad_kl
+from fastvae.ops.layout import KL_CODES, LatentMatrix, seed_value
 from fastvae.ops.library import kernel
 from fastvae.ops.reparametrize_kl import schema
 
@@ -26,17 +26,17 @@ def reparametrize_kl(
     z, kl = empty_latent(mu), empty_kl(mu, event_dims, reduction)
     if not z.numel():
         return z, kl.zero_()
-    rows, columns = rows_columns(z.shape, event_dims)
-    mu, mu_rows = strided(mu, event_dims)
-    logvar, logvar_rows = strided(logvar, event_dims)
+    matrix = LatentMatrix(z, event_dims)
+    mu, mu_rows = matrix.strided("mu", mu)
+    logvar, logvar_rows = matrix.strided("logvar", logvar)
     _core.latent_forward(
-        DTYPE_CODES[z.dtype],
-        rows,
-        columns,
+        matrix.code,
+        matrix.rows,
+        matrix.columns,
         mu_rows,
         logvar_rows,
         z.data_ptr(),
-        (int(seed.item()), draw, row_offset),
+        (seed_value(seed), draw, row_offset),
         KL_CODES[reduction],
         kl.data_ptr(),
         torch.get_num_threads(),
@@ -59,19 +59,19 @@ def reparametrize_kl_backward(
     """The gradients with respect to mu and logvar, in one pass, with the noise drawn again."""
     grad_mu, grad_logvar = empty_latent(mu), empty_latent(logvar)
     if grad_mu.numel():
-        rows, columns = rows_columns(mu.shape, event_dims)
-        mu, mu_rows = strided(mu, event_dims)
-        logvar, logvar_rows = strided(logvar, event_dims)
-        grad_z, grad_z_rows = strided(grad_z, event_dims)
-        grad_kl, grad_kl_rows = strided_grad_kl(grad_kl, event_dims, reduction)
+        matrix = LatentMatrix(mu, event_dims)
+        mu, mu_rows = matrix.strided("mu", mu)
+        logvar, logvar_rows = matrix.strided("logvar", logvar)
+        grad_z, grad_z_rows = matrix.strided("grad_z", grad_z)
+        grad_kl, grad_kl_rows = matrix.strided_grad_kl(grad_kl, reduction)
         _core.latent_backward(
-            DTYPE_CODES[mu.dtype],
-            rows,
-            columns,
+            matrix.code,
+            matrix.rows,
+            matrix.columns,
             mu_rows,
             logvar_rows,
             grad_z_rows,
-            (int(seed.item()), draw, row_offset),
+            (seed_value(seed), draw, row_offset),
             KL_CODES[reduction],
             grad_kl_rows,
             grad_mu.data_ptr(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastvae.ops.gaussian_kl.reference import gaussian_kl, spread
-from fastvae.ops.layout import OPMATH
+from fastvae.ops.layout import OPMATH, dense
 from fastvae.ops.library import kernel
 from fastvae.ops.reparametrize.reference import noise_like, reparametrize
 from fastvae.ops.reparametrize_kl import schema
@@ -40,9 +40,9 @@ def reparametrize_kl_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients with respect to mu and logvar, each rounded once."""
     opmath = OPMATH[mu.dtype]
-    g_z, g_kl = grad_z.to(opmath), spread(grad_kl, mu, event_dims, reduction)
+    g_z, g_kl = dense(grad_z).to(opmath), spread(grad_kl, mu, event_dims, reduction)
     eps = noise_like(mu, seed, draw, row_offset, event_dims)
     half = logvar.to(opmath) * 0.5
     grad_mu = g_z + g_kl * mu.to(opmath)
     grad_logvar = 0.5 * (g_z * half.exp() * eps + g_kl * (half * 2.0).expm1())
-    return grad_mu.to(mu.dtype), grad_logvar.to(logvar.dtype)
+    return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()

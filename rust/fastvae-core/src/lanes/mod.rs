@@ -40,7 +40,7 @@ pub trait Scalar:
     const MAX: Self;
     /// log2(e).
     const LOG2_E: Self;
-    /// The upper part of ln 2.
+    /// The upper part of ln 2, with so few bits that its multiples by an exponent are exact.
     const LN_2_HIGH: Self;
     /// ln 2 minus its upper part.
     const LN_2_LOW: Self;
@@ -73,8 +73,8 @@ impl Scalar for f32 {
     const TWO: Self = 2.0;
     const MAX: Self = f32::MAX;
     const LOG2_E: Self = core::f32::consts::LOG2_E;
-    const LN_2_HIGH: Self = core::f32::consts::LN_2;
-    const LN_2_LOW: Self = -1.904_654_2e-9;
+    const LN_2_HIGH: Self = 0.693359375;
+    const LN_2_LOW: Self = -2.12194440e-4;
     const MAGIC: Self = 12_582_912.0;
     const EXP_SATURATES: Self = 110.0;
     const EXACT_EXPONENT: Self = 24.0;
@@ -125,8 +125,8 @@ impl Scalar for f64 {
     const TWO: Self = 2.0;
     const MAX: Self = f64::MAX;
     const LOG2_E: Self = core::f64::consts::LOG2_E;
-    const LN_2_HIGH: Self = core::f64::consts::LN_2;
-    const LN_2_LOW: Self = 2.3190468138462996e-17;
+    const LN_2_HIGH: Self = 6.93147180369123816490e-01;
+    const LN_2_LOW: Self = 1.90821492927058770002e-10;
     const MAGIC: Self = 6_755_399_441_055_744.0;
     const EXP_SATURATES: Self = 760.0;
     const EXACT_EXPONENT: Self = 52.0;
