@@ -30,7 +30,7 @@ def test_mnist_is_opened_with_its_test_set():
 
 def test_one_epoch_beats_what_can_be_had_without_codes(tmp_path):
     """A model whose codes carry nothing gives each pixel its mean, at best."""
-    result = train(MNIST, hidden_dims=32, latent_dim=8, batch_size=256, epochs=1, progress=False)
+    result = train(MNIST, hidden_dims=64, latent_dim=8, epochs=1, learning_rate=3e-3, progress=False)
     data = open_data(MNIST)
     images = data.take(torch.arange(len(data)))
     tested = data.test.take(torch.arange(len(data.test)))
