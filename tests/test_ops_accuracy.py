@@ -101,6 +101,7 @@ def test_kl_from_a_prior(gap):
     values = [t.detach() for t in tensors]
     assert float(kl.detach().min()) >= 0
     assert relative_error(kl.detach(), kl_truth(*values)) < KL_BOUND
+    assert relative_error(kl_reference.gaussian_kl_prior(*values, 1, "none"), kl_truth(*values)) < KL_BOUND
     grads = torch.autograd.grad(kl.sum(), tensors)
     m, l, p, k = (t.double() for t in values)
     growth, square = torch.expm1(l - k), (m - p) ** 2 * (-k).exp()
@@ -135,12 +136,13 @@ def ulps(value: torch.Tensor, truth: torch.Tensor, size: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("spread", [40.0, 4.0, 300.0], ids=["wide", "unit", "subnormal and huge sigma"])
-@pytest.mark.parametrize("mu_kind", ["zero", "normal"])
+@pytest.mark.parametrize("mu_kind", ["zero", "normal", "as large as the step"])
 def test_z_in_ulps(spread, mu_kind):
-    """Within two ulp of the larger of |mu| and |sigma eps|."""
-    mu, logvar = mus(mu_kind), (torch.rand(N) - 0.5) * spread
+    """Within two ulp of the larger of |mu| and |sigma eps|, also where the ulps of their sum are larger."""
+    logvar = (torch.rand(N) - 0.5) * spread
     eps = noise.normal((1, N), 5)[0].double()
     step = (logvar.double() / 2).exp() * eps
+    mu = (step * torch.rand(N) * 1.2).float() if mu_kind == "as large as the step" else mus(mu_kind)
     finite = step.abs() < 3e38
     z = F.reparametrize(mu[None], logvar[None], seed=5)[0]
     size = torch.maximum(mu.double().abs(), step.abs())

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvae import _core
+from fastvae import _core, noise
 from fastvae import functional as F
 
 GOOD = torch.zeros(3, 4)
@@ -63,8 +63,8 @@ def test_quantized_tensors():
     [
         ({"event_dims": 3}, ValueError, "event_dims must lie between 0 and the number of axes, 2"),
         ({"event_dims": -1}, ValueError, "event_dims"),
-        ({"event_dims": 1.0}, TypeError, "event_dims must be an int, got float"),
-        ({"event_dims": True}, TypeError, "event_dims must be an int, got bool"),
+        ({"event_dims": 1.0}, TypeError, "event_dims must be an integer, got float"),
+        ({"event_dims": True}, TypeError, "event_dims must be an integer, got bool"),
     ],
 )
 def test_bad_event_dims(function, options, error, message):
@@ -120,6 +120,82 @@ def test_bad_reductions(function, reduction):
 def test_bad_priors(prior, error, message):
     with pytest.raises(error, match=message):
         F.gaussian_kl(GOOD, GOOD, **prior)
+
+
+SEED = torch.tensor(1)
+WIDE = torch.zeros(3000, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("reparametrize", (WIDE, GOOD, SEED, 0, 0, 1)),
+        ("reparametrize", (WIDE.double(), WIDE.half(), SEED, 0, 0, 1)),
+        ("reparametrize", (GOOD.int(), GOOD.int(), SEED, 0, 0, 1)),
+        ("reparametrize", (GOOD, GOOD, SEED, 0, 0, 3)),
+        ("reparametrize", (GOOD, GOOD, SEED, 0, 0, -1)),
+        ("reparametrize", (GOOD, GOOD, SEED.int(), 0, 0, 1)),
+        ("reparametrize", (GOOD, GOOD, torch.arange(2), 0, 0, 1)),
+        ("reparametrize", (GOOD, GOOD, SEED, 0, 2**63 - 1, 1)),
+        ("reparametrize_backward", (GOOD, WIDE, SEED, 0, 0, 1)),
+        ("gaussian_kl", (WIDE, torch.zeros(1, 4), 1, "sample")),
+        ("gaussian_kl", (WIDE, WIDE.bfloat16(), 1, "sample")),
+        ("gaussian_kl_backward", (torch.zeros(2), WIDE, WIDE, 1, "sample")),
+        ("gaussian_kl_backward", (torch.zeros(3000).half(), WIDE, WIDE, 1, "sample")),
+        ("gaussian_kl_prior", (WIDE, WIDE, GOOD, WIDE, 1, "sum")),
+        ("gaussian_kl_prior_backward", (torch.zeros(()), WIDE, WIDE, WIDE, GOOD, 1, "sum")),
+        ("reparametrize_kl", (WIDE, GOOD, SEED, 0, 0, 1, "sample")),
+        ("reparametrize_kl_backward", (WIDE, torch.zeros(3), WIDE, WIDE, SEED, 0, 0, 1, "sample")),
+        ("normal", (3000, 4, SEED, 0, 0, torch.arange(2))),
+        ("uniform", (3, 4, SEED, 0, 0, torch.arange(3, dtype=torch.int32))),
+        ("normal", (3, 4, SEED, 0, 0, torch.tensor([0, -1, 2]))),
+        ("normal", (3, 4, SEED, 0, 2**63 - 2, None)),
+    ],
+)
+def test_bare_operators_check_what_the_kernels_read(name, arguments):
+    """Whoever calls one directly gets past the public checks: still no input ends the process."""
+    with pytest.raises((ValueError, RuntimeError)):
+        getattr(torch.ops.fastvae, name)(*arguments)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.double, lambda t: t.expand(3000, 4).clone()])
+def test_a_hook_that_changes_saved_tensors_is_refused(change):
+    mu, logvar = torch.zeros(1, 4, requires_grad=True), torch.zeros(1, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: change(t) if t.dim() else t):
+        z = F.reparametrize(mu, logvar, seed=1)
+    with pytest.raises(ValueError, match=r"must be a torch.float(32|64) tensor of shape"):
+        torch.autograd.grad(z.sum(), logvar)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@every_function
+def test_nested_tensors(function):
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    with pytest.raises(TypeError, match=r"must be a dense tensor.*nested.*to_padded_tensor"):
+        function(nested, nested)
+
+
+def test_numpy_integers_are_integers():
+    expected = F.reparametrize_kl(GOOD, GOOD, seed=3, draw=2, row_offset=5, event_dims=1)
+    got = F.reparametrize_kl(
+        GOOD, GOOD, seed=np.int64(3), draw=np.uint8(2), row_offset=np.int32(5), event_dims=np.int64(1)
+    )
+    assert torch.equal(got[0], expected[0])
+
+
+def test_fold_in_on_two_devices():
+    with pytest.raises(ValueError, match="seed is on cpu and tag on meta"):
+        noise.fold_in(torch.tensor(1), torch.tensor(3, device="meta"))
+
+
+def test_a_seed_without_a_value():
+    with pytest.raises(ValueError, match="seed is on meta, where tensors have no values"):
+        F.reparametrize(GOOD, GOOD, seed=torch.tensor(3, device="meta"))
+
+
+def test_importing_under_another_default_device():
+    code = "import torch, fastvae\nwith torch.device('meta'): fastvae.functional, fastvae.train"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_tensor_without_its_memory():
@@ -229,7 +305,7 @@ def test_every_instruction_set_gives_the_same_bits(level):
     code = """
 import hashlib
 import torch
-from fastvae import _core
+from fastvae import _core, noise
 from fastvae import functional as F
 
 torch.manual_seed(0)

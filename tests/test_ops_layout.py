@@ -68,6 +68,8 @@ layouts = st.sampled_from(LAYOUTS)
 
 
 def close(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    assert got.is_contiguous()
+    assert expected.is_contiguous()
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
     scale = float(expected.abs().max()) if expected.numel() else 0.0

@@ -386,3 +386,133 @@ def test_the_bare_operator_is_differentiable():
     got = torch.autograd.grad(z.sin().sum(), (mu, logvar))
     expected = torch.autograd.grad(plain_reparametrize(mu, logvar).sin().sum(), (mu, logvar))
     assert_all_close(got, expected)
+
+
+class Autoencoder(torch.nn.Module):
+    """Parameters on both sides of the operation, so that a lost gradient shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(5, 6), torch.nn.Linear(3, 5)
+
+    def forward(self, x):
+        mu, logvar = self.encoder(x).chunk(2, -1)
+        z, kl = F.reparametrize_kl(mu, logvar, seed=3)
+        prior = F.gaussian_kl(mu, logvar, mu.sin(), logvar.cos(), reduction="sum")
+        return (
+            (self.decoder(z) - x).square().sum()
+            + kl.sum()
+            + prior
+            + F.reparametrize(mu, logvar, seed=4).sum()
+        )
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_model_can_be_trained(strict):
+    model, x = Autoencoder(), torch.randn(4, 5)
+    model(x).backward()
+    exported = torch.export.export(model, (x,), strict=strict).module()
+    exported(x).backward()
+    for (name, expected), parameter in zip(model.named_parameters(), exported.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, msg=name)
+
+
+def counting(mu, logvar, seed):
+    z = F.reparametrize(mu, logvar, seed=seed)
+    seed.add_(1)
+    return z
+
+
+def test_a_seed_may_be_counted_on(compiler):
+    """Backward draws the noise of forward, whatever became of the tensor that held the seed."""
+    mu, logvar = inputs()
+    for function in (counting, compiler(counting)):
+        seed = torch.tensor(5)
+        z = function(mu, logvar, seed)
+        assert int(seed) == 6
+        (grad,) = torch.autograd.grad(z.sum(), logvar)
+        torch.testing.assert_close(grad, (z - mu).detach() / 2)
+
+
+def test_a_seed_from_inference_mode_may_be_trained_with():
+    with torch.inference_mode():
+        seed = torch.tensor(5)
+    mu, logvar = inputs()
+    F.reparametrize(mu, logvar, seed=seed).sum().backward()
+    assert logvar.grad.abs().sum() > 0
+
+
+def test_compile_keeps_row_offsets_symbolic():
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(
+        lambda m, l, row: F.reparametrize(m, l, seed=3, row_offset=row), fullgraph=True, backend=count
+    )
+    mu, logvar = inputs(torch.float32, requires_grad=False)
+    for row in (64, 128, 448, 1024, 4096):
+        assert torch.equal(compiled(mu, logvar, row), F.reparametrize(mu, logvar, seed=3, row_offset=row))
+    assert len(graphs) <= 2
+    torch.compiler.reset()
+
+
+def test_noise_compiles(compiler):
+    def step(x, seed):
+        folded = noise.fold_in(seed, 7)
+        rows = noise.normal(x.shape, folded, rows=torch.arange(x.shape[0]))
+        z = F.reparametrize(x, x, seed=noise.fold_in(3, 8))
+        return z + rows, noise.uniform(x.shape, folded), noise.permutation(5, folded)
+
+    x, seed = torch.randn(SHAPE), torch.tensor(9)
+    for got, expected in zip(compiler(step)(x, seed), step(x, seed), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_compiled_checkpointing_draws_the_same_noise_again(compiler):
+    def block(m, l):
+        z, kl = F.reparametrize_kl(m, l)
+        return z.sin().sum() + kl.sum()
+
+    mu, logvar = inputs(torch.float32)
+    torch.manual_seed(8)
+    expected = torch.autograd.grad(block(mu, logvar), (mu, logvar))
+    compiled = compiler(lambda m, l: checkpoint(block, m, l, use_reentrant=False))
+    torch.manual_seed(8)
+    assert_all_close(torch.autograd.grad(compiled(mu, logvar), (mu, logvar)), expected, 1e-6)
+
+
+def test_default_seeds_are_the_same_under_a_transform():
+    mu, logvar = inputs(torch.float32, requires_grad=False)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        expected = F.reparametrize(mu, logvar).sum()
+        torch.manual_seed(seed)
+        _, value = torch.func.grad_and_value(lambda m: F.reparametrize(m, logvar).sum())(mu)
+        torch.testing.assert_close(value, expected)
+
+
+def test_the_bare_operator_keeps_tangents():
+    mu, logvar = inputs(requires_grad=False)
+
+    def bare(m):
+        return torch.ops.fastvae.gaussian_kl(m, logvar, 1, "sum")
+
+    value, tangent = torch.func.jvp(bare, (mu,), (mu,))
+    torch.testing.assert_close(tangent, mu.square().sum())
+    torch.testing.assert_close(value, bare(mu))
+
+
+def test_sparse_gradients_are_taken():
+    """``gather(sparse_grad=True)`` sends them."""
+    index = torch.zeros(SHAPE[0], 1, dtype=torch.int64)
+
+    def gradients(sparse_grad):
+        mu, logvar = inputs()
+        z, kl = F.reparametrize_kl(mu, logvar, seed=3, reduction="none")
+        loss = sum(t.gather(1, index, sparse_grad=sparse_grad).sum() for t in (z, kl))
+        return torch.autograd.grad(loss, (mu, logvar))
+
+    assert_all_close(gradients(sparse_grad=True), gradients(sparse_grad=False))

@@ -65,7 +65,8 @@ def reparametrize(
         float64, bfloat16 or float16.
     seed : int, int64 tensor, torch.Generator or None
         The 64-bit key of the noise. By default drawn from torch's generator of the device, so
-        ``torch.manual_seed`` governs it.
+        ``torch.manual_seed`` governs it. Under ``torch.vmap`` one given seed gives every example the noise it
+        would get alone, that is the same; map over seeds for other noise in each.
     draw : int
         Number of the draw in [0, 2^32): other draws of one seed are independent.
     row_offset : int
@@ -77,7 +78,9 @@ def reparametrize(
     Returns
     -------
     Tensor
-        z, contiguous, with the shape and dtype of ``mu``.
+        z, contiguous, with the shape and dtype of ``mu``. In float32 on the CPU it is within two units in the
+        last place of the larger of ``|mu|`` and ``|sigma * eps|``; where the two cancel, no format can do
+        better.
 
     Raises
     ------
@@ -122,7 +125,9 @@ def gaussian_kl(
     r"""KL divergence of ``q = N(mu, exp(logvar))`` from a Gaussian prior, in nats.
 
     ``KL(q || p) = 1/2 sum(exp(l - k) - 1 - (l - k) + (mu - prior_mu)^2 exp(-k))`` with ``l = logvar`` and
-    ``k = prior_logvar``. It is exact to float32 rounding where the textbook form cancels, and never negative.
+    ``k = prior_logvar``. For logvars in [-20, 20] it is within 1e-6 of the truth, also where the textbook form
+    cancels, and so are its gradients (that of ``prior_logvar`` relative to its two terms, which may cancel). It
+    is never negative.
 
     Parameters
     ----------
@@ -139,6 +144,7 @@ def gaussian_kl(
         ``"sum"``: the sum of everything, a scalar;
         ``"mean"``: that sum over the number of elements;
         ``"batchmean"``: that sum over the number of latents, the KL term of the ELBO.
+        A sum that overflows the dtype of the result is infinite, and its means with it.
 
     Returns
     -------

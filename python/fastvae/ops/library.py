@@ -52,7 +52,7 @@ def route(*inputs: Tensor | None) -> Route:
     if transforms_active():
         return Route.REFERENCE
     if torch.compiler.is_exporting():
-        # A strict export records an autograd function as its forward alone; the operator carries its gradient.
+        # A strict export records an autograd function as its forward alone; the operator has its gradient.
         return Route.RAW
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return Route.FUNCTION
