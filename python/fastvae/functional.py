@@ -125,9 +125,9 @@ def gaussian_kl(
     r"""KL divergence of ``q = N(mu, exp(logvar))`` from a Gaussian prior, in nats.
 
     ``KL(q || p) = 1/2 sum(exp(l - k) - 1 - (l - k) + (mu - prior_mu)^2 exp(-k))`` with ``l = logvar`` and
-    ``k = prior_logvar``. For logvars in [-20, 20] it is within 1e-6 of the truth, also where the textbook form
-    cancels, and so are its gradients (that of ``prior_logvar`` relative to its two terms, which may cancel). It
-    is never negative.
+    ``k = prior_logvar``. For logvars in [-20, 20] it is within 1e-6 of the truth, also where the textbook
+    form cancels, and so are its gradients (that of ``prior_logvar`` relative to its two terms, which may
+    cancel). It is never negative.
 
     Parameters
     ----------

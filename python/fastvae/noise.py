@@ -53,8 +53,8 @@ def normal(
         Row number of the first row.
     rows : int64 tensor, optional
         The row number of each row, any shape with as many elements as there are rows; excludes
-        ``row_offset``; in [0, 2^63). With the index of a sample in its data set here, its noise is the same in
-        whatever batch it comes.
+        ``row_offset``; in [0, 2^63). With the index of a sample in its data set here, its noise is the same
+        in whatever batch it comes.
     event_dims : int
         How many trailing axes are columns.
     dtype : torch.dtype
@@ -89,8 +89,8 @@ def uniform(
     """Uniforms on [0, 1): the upper 24 bits of each Philox word times 2^-24.
 
     The parameters are those of :func:`normal`. The words are the same too: give noise that must be
-    independent of a normal another seed (:func:`fold_in`) or another draw. In bfloat16 and float16 the value is
-    rounded and can be 1.
+    independent of a normal another seed (:func:`fold_in`) or another draw. In bfloat16 and float16 the value
+    is rounded and can be 1.
     """
     return _matrix("uniform", shape, seed, draw, row_offset, rows, event_dims, dtype, device)
 

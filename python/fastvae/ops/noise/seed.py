@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from fastvae.ops.library import transforms_active
 from fastvae.ops.noise import schema
 from fastvae.ops.validation import describe
 
-Seed: TypeAlias = int | Tensor | torch.Generator | None
-"""An integer, an int64 tensor of one element, a torch.Generator to draw from, or None: torch's own."""
+Seed: TypeAlias = SupportsIndex | Tensor | torch.Generator | None
+"""An integer (Python's or NumPy's), an int64 tensor of one element, a torch.Generator to draw from, or None: torch's own."""
 
 
 SEED_RANGE = (-(2**63), 2**63 - 1)
@@ -61,4 +61,4 @@ def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
         raise TypeError(
             f"seed must be an int, an int64 tensor, a torch.Generator or None, got {describe(seed)}"
         )
-    return torch.full((), as_int64(seed), dtype=torch.int64, device=device)
+    return torch.full((), as_int64(cast("int", seed)), dtype=torch.int64, device=device)
