@@ -14,7 +14,7 @@ from fastvae.ops.noise import schema
 from fastvae.ops.validation import describe
 
 Seed: TypeAlias = SupportsIndex | Tensor | torch.Generator | None
-"""An integer (Python's or NumPy's), an int64 tensor of one element, a torch.Generator, or None: torch's own."""
+"""An integer (also NumPy's), an int64 tensor of one element, a torch.Generator, or None: torch's own."""
 
 
 SEED_RANGE = (-(2**63), 2**63 - 1)
