@@ -344,6 +344,19 @@ def test_an_interruption_leaves_no_half_file(run, tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_reader_that_has_read_enough_is_no_error(run, tmp_path, monkeypatch, capsys):
+    def enough(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with (tmp_path / "out").open("w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr("builtins.print", enough)
+        code = main(["info", run])
+        monkeypatch.undo()
+    assert code == 0
+    assert capsys.readouterr().err == ""
+
+
 # reconstruct, evaluate, info
 
 

@@ -376,6 +376,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_while_writing_names_the_file(tmp_path):
+    path = tmp_path / "a.npy"
+    with pytest.raises(OSError, match="No space left") as caught, replacing(path):
+        full_disk()
+    assert caught.value.filename == str(path)
+
+
 def test_no_file_can_take_the_place_of_a_folder(tmp_path):
     for path, error in [(tmp_path, IsADirectoryError), (tmp_path / "none" / "a.npy", FileNotFoundError)]:
         with pytest.raises(error) as caught, replacing(path):
@@ -446,9 +453,12 @@ def full_disk(*_, **__):
 
 def test_a_full_disk_at_the_end_keeps_the_result_in_the_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(RunNotWrittenError, match=r"No space left.*error\.result\.save") as caught:
+    with pytest.raises(
+        RunNotWrittenError, match=r"model\.safetensors.*No space left|No space left.*model\.safetensors"
+    ) as caught:
         run(output_dir=tmp_path / "run")
     monkeypatch.undo()
+    assert "error.result.save(another_folder)" in caught.value.__notes__[0]
     assert len(load(caught.value.result.save(tmp_path / "other")).history) == 2
     assert not list((tmp_path / "run").iterdir()), "no half file"
 

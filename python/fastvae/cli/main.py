@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from argparse import Namespace
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fastvae.cli.codes import FAILED, INTERRUPTED, WRONG_USE
+from fastvae.cli.codes import FAILED, INTERRUPTED, OK, WRONG_USE
 from fastvae.cli.parser import build_parser, reject_unknown_options
 
 _USERS_MISTAKE = (
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except (*_USERS_MISTAKE, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         if options.traceback:
             raise
@@ -65,6 +69,7 @@ def _run(options: Namespace) -> int:
     """Import the command, and torch with it, and run it."""
     command: Any = importlib.import_module(f"fastvae.cli.{options.command}")
     code: int = command.run(options)
+    sys.stdout.flush()
     return code
 
 

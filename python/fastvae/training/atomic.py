@@ -23,7 +23,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        Before the block, if ``path`` is a folder, or no file can be made in its place.
+        Before the block, if ``path`` is a folder, or no file can be made in its place. One from inside the
+        block gets the name of ``path``, if it has none.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -39,6 +40,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in {None, str(temporary)}:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

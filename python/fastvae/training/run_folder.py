@@ -72,11 +72,9 @@ class RunFolder:
         try:
             result.save(self.path)
         except OSError as error:
-            raise RunNotWrittenError(
-                f"the run could not be written to {self.path} ({error}); the trained model is kept in this "
-                "error: error.result.save(another_folder)",
-                result,
-            ) from error
+            lost = RunNotWrittenError(f"the run could not be written to {self.path} ({error})", result)
+            lost.add_note("the trained model is in this error: error.result.save(another_folder)")
+            raise lost from error
         progress.say(f"run folder: {self.path}")
         try:
             _draw(result, data, self.path, progress)
