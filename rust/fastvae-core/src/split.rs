@@ -6,8 +6,8 @@ use std::thread;
 /// Columns of the longest stretch that is worked on in one piece.
 pub(crate) const SEGMENT: usize = 16384;
 
-/// Elements below which another thread costs more than it saves.
-const ELEMENTS_PER_THREAD: usize = 1 << 16;
+/// Elements below which another thread costs more than it saves while torch's own threads still spin.
+const ELEMENTS_PER_THREAD: usize = 1 << 18;
 
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

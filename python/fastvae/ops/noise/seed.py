@@ -35,10 +35,11 @@ def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
     ``torch.vmap`` that follows vmap's ``randomness`` argument.
     """
     if seed is None:
-        if transforms_active():
-            return torch.randint(*SEED_RANGE, (), dtype=torch.int64, device=device)
-        drawn: Tensor = schema.draw_seed(device=device)
-        return drawn
+        if torch.compiler.is_compiling() and not transforms_active():
+            # Compiled code has random numbers of its own; an operator that it cannot see into has eager's.
+            drawn: Tensor = schema.draw_seed(device=device)
+            return drawn
+        return torch.randint(*SEED_RANGE, (), dtype=torch.int64, device=device)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:
             raise TypeError(
@@ -50,7 +51,8 @@ def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
                 f"seed is on {seed.device}, where tensors have no values, and the data on {device}"
             )
         # A copy: backward draws the noise again, and the caller may count the tensor on before that.
-        return seed.detach().clone().reshape(()).to(device)
+        copy = seed.clone() if seed.dim() == 0 else seed.reshape(()).clone()
+        return copy if copy.device == device else copy.to(device)
     if isinstance(seed, torch.Generator):
         drawn = torch.randint(*SEED_RANGE, (), generator=seed, dtype=torch.int64, device=seed.device)
         return drawn.to(device)
