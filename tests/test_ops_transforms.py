@@ -379,6 +379,10 @@ def test_opcheck(name, arguments):
     torch.library.opcheck(getattr(torch.ops.fastvae, name).default, arguments)
 
 
+def test_opcheck_of_the_default_seed():
+    torch.library.opcheck(torch.ops.fastvae.draw_seed.default, (), {"device": torch.device("cpu")})
+
+
 def test_the_bare_operator_is_differentiable():
     """Not only the public function: a direct call must not lose a gradient silently."""
     mu, logvar = inputs()
