@@ -45,7 +45,7 @@ class PlainVAE(nn.Module):
         return recon, kl
 
 
-def train_plain(images: Tensor, epochs: int, seed: int) -> nn.Module:
+def train_plain(images: Tensor, epochs: int, seed: int) -> PlainVAE:
     torch.manual_seed(seed)
     model = PlainVAE()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
