@@ -105,6 +105,9 @@ DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.floa
 KL_CODES = {"none": 1, "sample": 2, "sum": 3}
 """The operator-level reductions as ``fastvae._core`` numbers them; 0 is no KL."""
 
+ABSENT = (0, 0)
+"""The (address, row stride) of a tensor that a kernel call does without."""
+
 
 class LatentMatrix:
     """The matrix that one kernel call works on, and what every tensor of the call has to be like.

@@ -85,7 +85,8 @@ def train(
         How the data comes from a code. ``"auto"`` is Bernoulli for pixels and other values between 0 and 1
         that look like them, else Gaussian.
     variance : {"learned", "predicted"} or float
-        Of the Gaussian likelihood: one for all values, one predicted for each value, or a fixed number.
+        Of the Gaussian likelihood: one for all values (learned at ten times the rate of the weights), one
+        predicted for each value, or a fixed number.
     variational : bool
         False trains a plain autoencoder: no noise, no KL.
     beta : float

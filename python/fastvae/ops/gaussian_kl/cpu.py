@@ -8,10 +8,8 @@ from torch import Tensor
 from fastvae import _core
 from fastvae.ops.gaussian_kl import schema
 from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
-from fastvae.ops.layout import KL_CODES, LatentMatrix
+from fastvae.ops.layout import ABSENT, KL_CODES, LatentMatrix
 from fastvae.ops.library import kernel
-
-ABSENT = (0, 0)
 
 
 @kernel(schema.gaussian_kl, "CPU")

@@ -32,7 +32,7 @@ def exp_excess(x: Tensor) -> Tensor:
 
 
 def exact_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """``a - b`` rounded, and what the rounding left out (Knuth's two-sum); 0 where the difference overflowed.
+    """``a - b`` rounded, and what the rounding left out (Knuth's two-sum), where the KL is finite.
 
     A difference of large logarithms that is off by half an ulp would cost the KL more than its 1e-6.
     """

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fastvae.ops.library import kernel
 from fastvae.ops.noise import reference, schema
-from fastvae.ops.noise.seed import SEED_RANGE
+from fastvae.ops.noise.seed import random_seed
 
 
 @kernel(schema.draw_seed, "CompositeExplicitAutograd")
 def draw_seed(*, device: torch.device) -> Tensor:
     """A seed from torch's own generator of the device."""
-    return torch.randint(*SEED_RANGE, (), dtype=torch.int64, device=device)
+    return random_seed(device)
 
 
 def on_any_device(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -28,6 +28,11 @@ def as_int64(seed: int) -> int:
     return seed - 2**64 if seed >= 2**63 else seed
 
 
+def random_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """A seed from a generator of torch, by default the one that ``torch.manual_seed`` governs."""
+    return torch.randint(*SEED_RANGE, (), generator=generator, dtype=torch.int64, device=device)
+
+
 def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
     """The seed as an int64 tensor without axes on ``device``, independent of the one that was given.
 
@@ -39,7 +44,7 @@ def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
             # Compiled code has random numbers of its own; an operator that it cannot see into has eager's.
             drawn: Tensor = schema.draw_seed(device=device)
             return drawn
-        return torch.randint(*SEED_RANGE, (), dtype=torch.int64, device=device)
+        return random_seed(device)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:
             raise TypeError(
@@ -54,8 +59,7 @@ def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
         copy = seed.clone() if seed.dim() == 0 else seed.reshape(()).clone()
         return copy if copy.device == device else copy.to(device)
     if isinstance(seed, torch.Generator):
-        drawn = torch.randint(*SEED_RANGE, (), generator=seed, dtype=torch.int64, device=seed.device)
-        return drawn.to(device)
+        return random_seed(seed.device, seed).to(device)
     if not isinstance(seed, int):
         with contextlib.suppress(TypeError):
             seed = operator.index(seed)

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from fastvae import _core
-from fastvae.ops.layout import LatentMatrix, seed_value
+from fastvae.ops.layout import ABSENT, LatentMatrix, seed_value
 from fastvae.ops.library import kernel
 from fastvae.ops.reparametrize import schema
-
-ABSENT = (0, 0)
 
 
 @kernel(schema.reparametrize, "CPU")
