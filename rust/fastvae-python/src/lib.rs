@@ -12,10 +12,11 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use crate::operations::{
-        fold_in, latent_backward, latent_forward, levels, normal, permutation, prior_backward, prior_forward,
-        simd_level, uniform,
-    };
+    use crate::operations::latent::{latent_backward, latent_forward};
+    #[pymodule_export]
+    use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
+    #[pymodule_export]
+    use crate::operations::prior::{prior_backward, prior_forward};
 
     use pyo3::prelude::*;
 

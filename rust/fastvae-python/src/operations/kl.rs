@@ -1,0 +1,81 @@
+//! Where a KL goes, and where its gradient comes from.
+
+use super::{Strided, product};
+use crate::memory::Memory;
+use fastvae_core::Matrix;
+use fastvae_core::ops::{KlGrad, KlTarget};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// Memory of the values of a KL, or of its gradient: per element (1), per row (2) or in total (3).
+fn kl_shape(kind: u8, rows: usize, columns: usize) -> PyResult<(usize, usize)> {
+    match kind {
+        0 => Ok((0, 0)),
+        1 => Ok((rows, columns)),
+        2 => Ok((rows, 1)),
+        3 => Ok((1, 1)),
+        other => Err(PyValueError::new_err(format!("unknown kind of KL {other}"))),
+    }
+}
+
+/// A checked output for a KL.
+pub(crate) struct KlOutput {
+    kind: u8,
+    pub(crate) memory: Memory,
+}
+
+impl KlOutput {
+    pub(crate) fn new<M>(kind: u8, address: usize, rows: usize, columns: usize) -> PyResult<Self> {
+        let (rows, columns) = kl_shape(kind, rows, columns)?;
+        Ok(Self { kind, memory: Memory::new::<M>("kl", address, product(rows, columns)?)? })
+    }
+
+    /// # Safety
+    /// As [`Memory::write`].
+    pub(crate) unsafe fn target<'a, M>(&self) -> KlTarget<'a, M> {
+        // SAFETY: the caller's promise.
+        let values = unsafe { self.memory.write() };
+        match self.kind {
+            0 => KlTarget::Nowhere,
+            1 => KlTarget::Elements(values),
+            2 => KlTarget::Rows(values),
+            _ => KlTarget::Total(&mut values[0]),
+        }
+    }
+}
+
+/// A checked gradient of a KL.
+pub(crate) struct KlInput {
+    kind: u8,
+    pub(crate) memory: Memory,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl KlInput {
+    pub(crate) fn new<M>(
+        kind: u8,
+        (address, stride): Strided,
+        rows: usize,
+        columns: usize,
+    ) -> PyResult<Self> {
+        // A total is a column in which every row is the same element.
+        let (stride, kind) = if kind == 3 { (0, 2) } else { (stride, kind) };
+        let (rows, columns) = kl_shape(kind, rows, columns)?;
+        let memory = Memory::of_matrix::<M>("grad_kl", address, rows, columns, stride)?;
+        Ok(Self { kind, memory, rows, columns, stride })
+    }
+
+    /// # Safety
+    /// As [`Memory::read`].
+    pub(crate) unsafe fn grad<'a, M>(&self) -> KlGrad<'a, M> {
+        // SAFETY: the caller's promise.
+        let values = Matrix::new(unsafe { self.memory.read() }, self.rows, self.columns, self.stride);
+        match self.kind {
+            0 => KlGrad::Absent,
+            1 => KlGrad::Elements(values),
+            _ => KlGrad::Rows(values),
+        }
+    }
+}
