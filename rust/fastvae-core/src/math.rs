@@ -78,8 +78,8 @@ pub(crate) fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
 pub(crate) struct Exponential<V> {
     /// e^r - 1 of the reduced argument r = h - n ln 2.
     reduced: V,
-    /// 2^n in two factors.
-    scale: (V, V),
+    /// The exponent n.
+    exponent: V,
     /// e^h.
     pub value: V,
     /// e^h - 1.
@@ -93,7 +93,7 @@ impl<V: Floats> Exponential<V> {
     #[inline(always)]
     #[must_use]
     pub(crate) fn times(self, factor: V) -> V {
-        self.reduced.fma(factor, factor).mul(self.scale.0).mul(self.scale.1)
+        self.reduced.fma(factor, factor).scale(self.exponent)
     }
 }
 
@@ -122,11 +122,10 @@ pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
     }
     let p = r.add(square.fma(q, lost));
     let one = splat(V::Scalar::ONE);
-    let halves = n.power_of_two_halves();
-    let value = p.add(one).mul(halves.0).mul(halves.1);
+    let value = p.add(one).scale(n);
     let scale = n.power_of_two();
     let exact = splat(V::Scalar::EXACT_EXPONENT);
     let growth = n.select_within(exact, p.fma(scale, scale.sub(one)), value.sub(one));
     let excess = n.select_within(splat(V::Scalar::HALF), square.mul(q), growth.sub(h));
-    Exponential { reduced: p, scale: halves, value, growth, excess }
+    Exponential { reduced: p, exponent: n, value, growth, excess }
 }

@@ -1,5 +1,7 @@
 //! A tensor as the kernels see it.
 
+use crate::split::Span;
+
 /// Rows of unit-stride columns at any distance from each other, which may be 0 (an expanded tensor).
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a, T> {
@@ -48,6 +50,12 @@ impl<'a, T> Matrix<'a, T> {
     #[must_use]
     pub fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// What a span has of one row.
+    #[inline(always)]
+    pub(crate) fn within(&self, row: usize, span: Span) -> &'a [T] {
+        self.stretch(row, span.column, span.column + span.columns)
     }
 
     /// A stretch of one row.

@@ -1,6 +1,6 @@
 //! The noise contract (`docs/noise.md`): a pure function of (seed, draw, row, column).
 
-use crate::lanes::{Floats, LANES, Vectors, Words};
+use crate::lanes::{Floats, LANES, Vectors, Words, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::{circle, radius};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
@@ -9,10 +9,15 @@ use crate::{Execution, philox};
 /// Columns that one Philox block serves.
 pub const BLOCK: usize = 4;
 
-/// Columns that are worked on at a time; the tiles of a row start at its multiples.
-pub(crate) const TILE: usize = 1024;
+/// Slots whose noise is made together: with sixteen lanes a vector of blocks gives four vectors of values.
+const GROUP: usize = 4;
 
-const ASCENDING: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// The block of each lane, counted from the first of a group: the transposition that brings the four values of a
+/// block next to each other then stays within squares of four lanes, which is cheap at every level.
+const ORDER: [u32; LANES] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+
+/// The block of each lane, counted from the first of its slot.
+const WITHIN_SLOT: [u32; LANES] = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3];
 
 /// Counter words 2 and 3 of [`fold_in`]; the second is beyond every row number.
 const FOLD_IN_DOMAIN: [u32; 2] = [0x464F_4C44, 0xFFFF_FFFF];
@@ -50,6 +55,27 @@ pub struct Noise<'a> {
 impl Noise<'_> {
     fn key(&self) -> [u32; 2] {
         [self.seed as u32, (self.seed >> 32) as u32]
+    }
+
+    /// The counters of four slots that follow each other in a row.
+    #[inline(always)]
+    fn neighbours<W: Words>(&self, row: usize, column: usize) -> [W; 4] {
+        let number = self.rows.number(row);
+        let columns = W::load(&ORDER).add(W::splat((column / BLOCK) as u32));
+        [columns, W::splat(self.draw), W::splat(number as u32), W::splat((number >> 32) as u32)]
+    }
+
+    /// The counters of any four slots.
+    #[inline(always)]
+    fn scattered<W: Words>(&self, slots: [(usize, usize); GROUP]) -> [W; 4] {
+        let numbers = slots.map(|(row, _)| self.rows.number(row));
+        let columns = W::repeat(slots.map(|(_, column)| (column / BLOCK) as u32));
+        [
+            columns.add(W::load(&WITHIN_SLOT)),
+            W::splat(self.draw),
+            W::repeat(numbers.map(|number| number as u32)),
+            W::repeat(numbers.map(|number| (number >> 32) as u32)),
+        ]
     }
 }
 
@@ -89,89 +115,79 @@ fn unit<W: Words>(word: W) -> W::Floats {
     word.shift_right::<8>().signed_to_floats().mul(W::Floats::splat(1.0 / 16_777_216.0))
 }
 
-/// The distance of rows in a filled tile: their columns in whole blocks.
-#[inline(always)]
-pub(crate) fn pitch(columns: usize) -> usize {
-    columns.next_multiple_of(BLOCK)
+/// What is done with a slot: a stretch of a row of up to sixteen columns.
+///
+/// Not a closure, which cannot be told to be inlined: see [`Kernel`].
+pub(crate) trait Visit<L: Vectors> {
+    /// Takes the slot that begins at a column of a row, with its noise (zeros where none is wanted).
+    fn slot(&mut self, row: usize, column: usize, noise: L::F32);
 }
 
-/// Fills `target` with the noise of a span, its rows [`pitch`] apart; the span starts at a block.
+/// Visits the slots of a span in row-major order, with the noise of each still in registers.
+///
+/// The span starts at a multiple of sixteen columns.
 #[inline(always)]
-pub(crate) fn fill<L: Vectors, D: Distribution>(noise: &Noise, span: Span, target: &mut [f32]) {
-    let key = noise.key();
-    let draw = L::U32::splat(noise.draw);
-    let first_block = (span.column / BLOCK) as u32;
-    let row_blocks = span.columns.div_ceil(BLOCK);
-    let ascending = L::U32::load(&ASCENDING);
-    let (mut row, mut block) = (0, 0);
-    for group in target.chunks_mut(BLOCK * LANES) {
-        if block == row_blocks {
-            (row, block) = (row + 1, 0);
-        }
-        let counter = if block + LANES <= row_blocks {
-            let number = noise.rows.number(span.row + row);
-            let columns = ascending.add(L::U32::splat(first_block.wrapping_add(block as u32)));
-            block += LANES;
-            [columns, draw, L::U32::splat(number as u32), L::U32::splat((number >> 32) as u32)]
-        } else {
-            let (mut columns, mut low, mut high) = ([0; LANES], [0; LANES], [0; LANES]);
-            let lanes = columns.iter_mut().zip(low.iter_mut().zip(&mut high));
-            for (column, (low, high)) in lanes.take(group.len() / BLOCK) {
-                if block == row_blocks {
-                    (row, block) = (row + 1, 0);
-                }
-                let number = noise.rows.number(span.row + row);
-                *column = first_block.wrapping_add(block as u32);
-                (*low, *high) = (number as u32, (number >> 32) as u32);
-                block += 1;
-            }
-            [L::U32::load(&columns), draw, L::U32::load(&low), L::U32::load(&high)]
-        };
-        let values = D::transform(philox::blocks(counter, key));
-        if let Ok(full) = <&mut [f32; BLOCK * LANES]>::try_from(&mut *group) {
-            L::U32::store_interleaved(values, full);
-        } else {
-            let mut all = [0.0; BLOCK * LANES];
-            L::U32::store_interleaved(values, &mut all);
-            let length = group.len();
-            group.copy_from_slice(&all[..length]);
-        }
+pub(crate) fn walk<L: Vectors, D: Distribution>(noise: &Noise, span: Span, visitor: &mut impl Visit<L>) {
+    if L::CHAINS == 1 {
+        walk_in_chains::<L, D, 1>(noise, span, visitor);
+    } else {
+        walk_in_chains::<L, D, 2>(noise, span, visitor);
     }
 }
 
-/// Spans of at most [`TILE`] noise values within a span, in row-major order: whole rows or stretches of one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tiles {
+#[inline(always)]
+fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
+    noise: &Noise,
     span: Span,
-    row: usize,
-    column: usize,
+    visitor: &mut impl Visit<L>,
+) {
+    let key = noise.key();
+    let end = span.column + span.columns;
+    let (mut row, mut column) = (span.row, span.column);
+    while row < span.row + span.rows {
+        if column + CHAINS * GROUP * LANES <= end {
+            let counters =
+                core::array::from_fn(|i| noise.neighbours::<L::U32>(row, column + i * GROUP * LANES));
+            for words in philox::blocks::<L::U32, CHAINS>(counters, key) {
+                let [a, b, c, d] = L::U32::transpose(D::transform(words));
+                visitor.slot(row, column, a);
+                visitor.slot(row, column + LANES, b);
+                visitor.slot(row, column + 2 * LANES, c);
+                visitor.slot(row, column + 3 * LANES, d);
+                column += GROUP * LANES;
+            }
+            if column == end {
+                (row, column) = (row + 1, span.column);
+            }
+            continue;
+        }
+        // The end of a row, and the beginning of the next ones with it.
+        let mut slots = [(row, column); GROUP];
+        let mut used = 0;
+        while used < GROUP && row < span.row + span.rows {
+            slots[used] = (row, column);
+            used += 1;
+            column += LANES;
+            if column >= end {
+                (row, column) = (row + 1, span.column);
+            }
+        }
+        let [words] = philox::blocks([noise.scattered::<L::U32>(slots)], key);
+        let values = L::U32::transpose(D::transform(words));
+        for (&(row, column), value) in slots.iter().zip(values).take(used) {
+            visitor.slot(row, column, value);
+        }
+    }
 }
 
-impl Tiles {
-    #[inline(always)]
-    pub(crate) fn of(span: Span) -> Self {
-        Self { span, row: 0, column: 0 }
-    }
-
-    /// The next tile.
-    #[inline(always)]
-    pub(crate) fn advance(&mut self) -> Option<Span> {
-        let Span { row, rows, column, columns } = self.span;
-        if self.row == rows {
-            return None;
+/// Visits the slots of a span likewise, where no noise is wanted.
+#[inline(always)]
+pub(crate) fn walk_quietly<L: Vectors>(span: Span, visitor: &mut impl Visit<L>) {
+    let none = L::F32::splat(0.0);
+    for row in span.row..span.row + span.rows {
+        for column in (span.column..span.column + span.columns).step_by(LANES) {
+            visitor.slot(row, column, none);
         }
-        let start = (row + self.row, column + self.column);
-        if pitch(columns) <= TILE {
-            let take = (TILE / pitch(columns)).min(rows - self.row);
-            self.row += take;
-            return Some(Span { row: start.0, rows: take, column: start.1, columns });
-        }
-        let take = TILE.min(columns - self.column);
-        self.column += take;
-        if self.column == columns {
-            (self.row, self.column) = (self.row + 1, 0);
-        }
-        Some(Span { row: start.0, rows: 1, column: start.1, columns: take })
     }
 }
 
@@ -186,24 +202,16 @@ impl<D: Distribution> Kernel for FillSpan<'_, D> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Vectors>(self) {
-        if self.span.columns.is_multiple_of(BLOCK) {
-            fill::<L, D>(self.noise, self.span, self.target);
-            return;
-        }
-        let mut buffer = [0.0; TILE];
-        let mut tiles = Tiles::of(self.span);
-        let mut rest = self.target;
-        while let Some(tile) = tiles.advance() {
-            let pitch = pitch(tile.columns);
-            let filled = &mut buffer[..tile.rows * pitch];
-            fill::<L, D>(self.noise, tile, filled);
-            let (now, later) = rest.split_at_mut(tile.elements());
-            for (from, to) in filled.chunks(pitch).zip(now.chunks_mut(tile.columns)) {
-                to.copy_from_slice(&from[..tile.columns]);
-            }
-            rest = later;
-        }
+    fn run<L: Vectors>(mut self) {
+        walk::<L, D>(self.noise, self.span, &mut self);
+    }
+}
+
+impl<L: Vectors, D: Distribution> Visit<L> for FillSpan<'_, D> {
+    #[inline(always)]
+    fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
+        let (stretch, at) = self.span.stretch(row, column);
+        store(noise, &mut self.target[stretch], at);
     }
 }
 

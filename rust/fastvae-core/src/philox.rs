@@ -20,24 +20,30 @@ pub(crate) fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// Sixteen blocks with one key: four vectors of words.
+/// `N` times sixteen blocks with one key: four vectors of words each.
+///
+/// The chains do not depend on each other, so the multiplications of one fill the waiting time of the other.
 #[inline(always)]
-pub(crate) fn blocks<W: Words>(counter: [W; 4], key: [u32; 2]) -> [W; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
+pub(crate) fn blocks<W: Words, const N: usize>(counters: [[W; 4]; N], key: [u32; 2]) -> [[W; 4]; N] {
+    let mut states = counters;
     let [mut k0, mut k1] = key;
     for _ in 0..ROUNDS {
-        let (high0, low0) = c0.multiply_wide(MULTIPLIERS[0]);
-        let (high1, low1) = c2.multiply_wide(MULTIPLIERS[1]);
-        (c0, c1, c2, c3) = (high1.xor(c1).xor(W::splat(k0)), low1, high0.xor(c3).xor(W::splat(k1)), low0);
+        let (key0, key1) = (W::splat(k0), W::splat(k1));
+        for state in &mut states {
+            let [c0, c1, c2, c3] = *state;
+            let (high0, low0) = c0.multiply_wide(MULTIPLIERS[0]);
+            let (high1, low1) = c2.multiply_wide(MULTIPLIERS[1]);
+            *state = [high1.xor(c1).xor(key0), low1, high0.xor(c3).xor(key1), low0];
+        }
         (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
     }
-    [c0, c1, c2, c3]
+    states
 }
 
 #[cfg(test)]
 mod tests {
     use super::{block, blocks};
-    use crate::lanes::{LANES, Vectors, Words};
+    use crate::lanes::{Floats, LANES, Vectors, Words};
     use crate::level::{Kernel, Level, dispatch};
 
     /// The known answers that come with Random123: counter, key, words.
@@ -66,9 +72,19 @@ mod tests {
         #[inline(always)]
         fn run<L: Vectors>(self) -> Self::Output {
             let counter = self.0.map(L::U32::splat);
-            let mut bits = [0.0; 4 * LANES];
-            L::U32::store_interleaved(blocks(counter, self.1).map(L::U32::to_floats), &mut bits);
-            core::array::from_fn(|lane| core::array::from_fn(|word| bits[4 * lane + word].to_bits()))
+            let [first, second] = blocks([counter, counter], self.1);
+            let lanes = first.map(|word| {
+                let mut lanes = [0.0; LANES];
+                word.to_floats().store(&mut lanes);
+                lanes
+            });
+            let again = second.map(|word| {
+                let mut lanes = [0.0; LANES];
+                word.to_floats().store(&mut lanes);
+                lanes
+            });
+            assert_eq!(lanes.map(|row| row.map(f32::to_bits)), again.map(|row| row.map(f32::to_bits)));
+            core::array::from_fn(|lane| core::array::from_fn(|word| lanes[word][lane].to_bits()))
         }
     }
 

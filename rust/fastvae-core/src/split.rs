@@ -1,5 +1,6 @@
 //! Dividing work: into spans whose shape depends on the tensor alone, and among threads.
 
+use core::ops::Range;
 use std::sync::Mutex;
 use std::thread;
 
@@ -23,6 +24,13 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// Where a row is in a contiguous block of the span's shape, and how far into it a column is.
+    #[inline(always)]
+    pub(crate) fn stretch(&self, row: usize, column: usize) -> (Range<usize>, usize) {
+        let start = (row - self.row) * self.columns;
+        (start..start + self.columns, column - self.column)
+    }
+
     /// Number of elements.
     #[must_use]
     pub(crate) fn elements(&self) -> usize {

@@ -2,7 +2,7 @@
 //!
 //! Every method is a handful of intrinsics that only compute on registers or on whole arrays behind references;
 //! what makes them sound is that the processor has the instructions. [`Avx2`] vectors are only ever used
-//! inside [`crate::level::dispatch`], after it has found AVX2 and FMA.
+//! inside [`crate::level::dispatch`], after it has found AVX2, FMA and F16C.
 
 use super::portable::Lanes;
 use super::{Floats, LANES, Scalar, Vectors, Words};
@@ -19,6 +19,15 @@ impl Vectors for Avx2 {
     // Arrays compile to the same vector instructions inside a function that enables them.
     type F64 = Lanes<f64>;
     type U32 = U32;
+    // Two registers to a vector are two chains already, and their state fills half of the sixteen registers.
+    const CHAINS: usize = 1;
+
+    #[inline(always)]
+    fn widen(lanes: F32) -> Lanes<f64> {
+        let mut narrow = Lanes::<f32>::splat(0.0);
+        lanes.store(narrow.array_mut());
+        narrow.widen()
+    }
 }
 
 /// Sixteen `f32` in two registers.
@@ -67,8 +76,15 @@ impl Floats for F32 {
     }
 
     #[inline(always)]
-    fn load_f32(source: &[f32; LANES]) -> Self {
-        Self::load(source)
+    fn load_part(source: &[f32]) -> Self {
+        let mut lanes = [0.0; LANES];
+        lanes[..source.len()].copy_from_slice(source);
+        Self::load(&lanes)
+    }
+
+    #[inline(always)]
+    fn load_u8(source: &[u8; LANES]) -> Self {
+        U32::load_u8(source).signed_to_floats()
     }
 
     #[inline(always)]
@@ -82,10 +98,25 @@ impl Floats for F32 {
     }
 
     #[inline(always)]
-    fn to_f64(self) -> [f64; LANES] {
+    fn store_part(self, target: &mut [f32]) {
         let mut lanes = [0.0; LANES];
         self.store(&mut lanes);
-        from_fn(|i| f64::from(lanes[i]))
+        target.copy_from_slice(&lanes[..target.len()]);
+    }
+
+    #[inline(always)]
+    fn add_to(self, sums: &mut [f64; LANES]) {
+        let (parts, _) = sums.as_chunks_mut::<4>();
+        for (i, part) in parts.iter_mut().enumerate() {
+            // SAFETY: the processor has AVX (module documentation); `part` is four elements.
+            unsafe {
+                let half = self.0[i / 2];
+                let four =
+                    if i % 2 == 0 { _mm256_castps256_ps128(half) } else { _mm256_extractf128_ps::<1>(half) };
+                let sum = _mm256_add_pd(_mm256_loadu_pd(part.as_ptr()), _mm256_cvtps_pd(four));
+                _mm256_storeu_pd(part.as_mut_ptr(), sum);
+            }
+        }
     }
 
     #[inline(always)]
@@ -104,6 +135,11 @@ impl Floats for F32 {
     }
 
     #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        halves!(F32, |i| _mm256_div_ps(self.0[i], other.0[i]))
+    }
+
+    #[inline(always)]
     fn fma(self, factor: Self, term: Self) -> Self {
         halves!(F32, |i| _mm256_fmadd_ps(self.0[i], factor.0[i], term.0[i]))
     }
@@ -111,6 +147,11 @@ impl Floats for F32 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         halves!(F32, |i| _mm256_sqrt_ps(self.0[i]))
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        halves!(F32, |i| _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0[i]))
     }
 
     // The instructions give their second operand when either is NaN.
@@ -134,19 +175,26 @@ impl Floats for F32 {
     }
 
     #[inline(always)]
-    fn power_of_two(self) -> Self {
-        F32([scale(integer(self.0[0])), scale(integer(self.0[1]))])
+    fn select_above(self, other: Self, yes: Self, no: Self) -> Self {
+        halves!(F32, |i| {
+            let above = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0[i], other.0[i]);
+            _mm256_blendv_ps(no.0[i], yes.0[i], above)
+        })
     }
 
     #[inline(always)]
-    fn power_of_two_halves(self) -> (Self, Self) {
-        (
-            halves!(F32, |i| scale(_mm256_srai_epi32::<1>(integer(self.0[i])))),
-            halves!(F32, |i| {
-                let n = integer(self.0[i]);
-                scale(_mm256_sub_epi32(n, _mm256_srai_epi32::<1>(n)))
-            }),
-        )
+    fn power_of_two(self) -> Self {
+        F32([power(integer(self.0[0])), power(integer(self.0[1]))])
+    }
+
+    #[inline(always)]
+    fn scale(self, n: Self) -> Self {
+        halves!(F32, |i| {
+            let n = integer(n.0[i]);
+            let first = _mm256_srai_epi32::<1>(n);
+            let once = _mm256_mul_ps(self.0[i], power(first));
+            _mm256_mul_ps(once, power(_mm256_sub_epi32(n, first)))
+        })
     }
 }
 
@@ -162,7 +210,7 @@ fn integer(lanes: __m256) -> __m256i {
 
 /// 2^n by way of the exponent bits.
 #[inline(always)]
-fn scale(n: __m256i) -> __m256 {
+fn power(n: __m256i) -> __m256 {
     // SAFETY: the processor has AVX2 (module documentation).
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
 }
@@ -182,6 +230,48 @@ impl Words for U32 {
         unsafe {
             let first = source.as_ptr().cast::<__m256i>();
             Self([_mm256_loadu_si256(first), _mm256_loadu_si256(first.add(1))])
+        }
+    }
+
+    #[inline(always)]
+    fn repeat(values: [u32; 4]) -> Self {
+        let [a, b, c, d] = values.map(|value| value as i32);
+        halves!(U32, |_i| _mm256_setr_epi32(a, b, c, d, a, b, c, d))
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_ptr_alignment, reason = "the unaligned load takes any address")]
+    fn load_u8(source: &[u8; LANES]) -> Self {
+        // SAFETY: the processor has AVX2 (module documentation); the read of sixteen bytes is the whole array.
+        unsafe {
+            let bytes = _mm_loadu_si128(source.as_ptr().cast());
+            Self([_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))])
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_ptr_alignment, reason = "the unaligned load takes any address")]
+    fn load_u16(source: &[u16; LANES]) -> Self {
+        // SAFETY: the processor has AVX2 (module documentation); both reads of eight lie within the sixteen.
+        unsafe {
+            let first = source.as_ptr().cast::<__m128i>();
+            let (low, high) = (_mm_loadu_si128(first), _mm_loadu_si128(first.add(1)));
+            Self([_mm256_cvtepu16_epi32(low), _mm256_cvtepu16_epi32(high)])
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_ptr_alignment, reason = "the unaligned store takes any address")]
+    fn store_u16(self, target: &mut [u16; LANES]) {
+        // SAFETY: the processor has AVX2 (module documentation); the write of sixteen is the whole array.
+        unsafe {
+            let low = _mm256_set1_epi32(0xFFFF);
+            let packed =
+                _mm256_packus_epi32(_mm256_and_si256(self.0[0], low), _mm256_and_si256(self.0[1], low));
+            _mm256_storeu_si256(
+                target.as_mut_ptr().cast(),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(packed),
+            );
         }
     }
 
@@ -206,18 +296,23 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn shift_right<const N: i32>(self) -> Self {
-        halves!(U32, |i| _mm256_srli_epi32::<N>(self.0[i]))
+    fn shift_right<const N: u32>(self) -> Self {
+        halves!(U32, |i| _mm256_srlv_epi32(self.0[i], _mm256_set1_epi32(N as i32)))
     }
 
     #[inline(always)]
-    fn shift_right_signed<const N: i32>(self) -> Self {
-        halves!(U32, |i| _mm256_srai_epi32::<N>(self.0[i]))
+    fn shift_right_signed<const N: u32>(self) -> Self {
+        halves!(U32, |i| _mm256_srav_epi32(self.0[i], _mm256_set1_epi32(N as i32)))
     }
 
     #[inline(always)]
-    fn shift_left<const N: i32>(self) -> Self {
-        halves!(U32, |i| _mm256_slli_epi32::<N>(self.0[i]))
+    fn shift_left<const N: u32>(self) -> Self {
+        halves!(U32, |i| _mm256_sllv_epi32(self.0[i], _mm256_set1_epi32(N as i32)))
+    }
+
+    #[inline(always)]
+    fn multiply(self, factor: u32) -> Self {
+        halves!(U32, |i| _mm256_mullo_epi32(self.0[i], _mm256_set1_epi32(factor as i32)))
     }
 
     #[inline(always)]
@@ -260,28 +355,53 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn store_interleaved(parts: [F32; 4], target: &mut [f32; 4 * LANES]) {
-        let [F32(a), F32(b), F32(c), F32(d)] = parts;
-        let (first, second) = target.split_at_mut(2 * LANES);
-        for (i, half) in [first, second].into_iter().enumerate() {
-            // SAFETY: the processor has AVX2 (module documentation); the four writes of eight lie within the
-            // thirty-two elements of `half`.
+    fn select_below(self, other: Self, yes: F32, no: F32) -> F32 {
+        halves!(F32, |i| {
+            let below = _mm256_cmpgt_epi32(other.0[i], self.0[i]);
+            _mm256_blendv_ps(no.0[i], yes.0[i], _mm256_castsi256_ps(below))
+        })
+    }
+
+    #[inline(always)]
+    fn transpose([a, b, c, d]: [F32; 4]) -> [F32; 4] {
+        let square = |i: usize| {
+            // SAFETY: the processor has AVX2 (module documentation).
             unsafe {
-                let ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a[i], b[i]));
-                let ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a[i], b[i]));
-                let cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c[i], d[i]));
-                let cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c[i], d[i]));
-                // Blocks 0 | 4, 1 | 5, 2 | 6 and 3 | 7 in the two 128-bit parts.
-                let b04 = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low));
-                let b15 = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low));
-                let b26 = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high));
-                let b37 = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high));
-                let to = half.as_mut_ptr();
-                _mm256_storeu_ps(to, _mm256_permute2f128_ps::<0x20>(b04, b15));
-                _mm256_storeu_ps(to.add(8), _mm256_permute2f128_ps::<0x20>(b26, b37));
-                _mm256_storeu_ps(to.add(16), _mm256_permute2f128_ps::<0x31>(b04, b15));
-                _mm256_storeu_ps(to.add(24), _mm256_permute2f128_ps::<0x31>(b26, b37));
+                let ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a.0[i], b.0[i]));
+                let ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a.0[i], b.0[i]));
+                let cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c.0[i], d.0[i]));
+                let cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c.0[i], d.0[i]));
+                [
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low)),
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
+                ]
             }
+        };
+        let (first, second) = (square(0), square(1));
+        from_fn(|i| F32([first[i], second[i]]))
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_ptr_alignment, reason = "the unaligned load takes any address")]
+    fn load_f16(source: &[u16; LANES]) -> F32 {
+        // SAFETY: the processor has F16C (module documentation); both reads of eight lie within the sixteen.
+        unsafe {
+            let first = source.as_ptr().cast::<__m128i>();
+            let (low, high) = (_mm_loadu_si128(first), _mm_loadu_si128(first.add(1)));
+            F32([_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)])
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_ptr_alignment, reason = "the unaligned store takes any address")]
+    fn store_f16(floats: F32, target: &mut [u16; LANES]) {
+        // SAFETY: the processor has F16C (module documentation); both writes of eight lie within the sixteen.
+        unsafe {
+            let first = target.as_mut_ptr().cast::<__m128i>();
+            _mm_storeu_si128(first, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats.0[0]));
+            _mm_storeu_si128(first.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats.0[1]));
         }
     }
 }

@@ -6,10 +6,12 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
 pub(crate) mod portable;
 
 use core::fmt::Debug;
-use core::ops::{Add, Mul, Sub};
+use core::ops::{Add, Div, Mul, Sub};
 
 /// Values in one vector, at every level.
 pub(crate) const LANES: usize = 16;
@@ -25,6 +27,7 @@ pub trait Scalar:
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
+    + Div<Output = Self>
     + Debug
     + 'static
 {
@@ -60,6 +63,8 @@ pub trait Scalar:
     fn fma(self, factor: Self, term: Self) -> Self;
     /// Correctly rounded square root.
     fn sqrt(self) -> Self;
+    /// `|self|`.
+    fn abs(self) -> Self;
     /// 2^n for an integral n in the range of normal numbers; unspecified, but no panic, for any other value.
     fn power_of_two(self) -> Self;
     /// 2^floor(n / 2) and 2^(n - floor(n / 2)), likewise.
@@ -100,6 +105,11 @@ impl Scalar for f32 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         self.sqrt()
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.abs()
     }
 
     #[inline(always)]
@@ -162,6 +172,11 @@ impl Scalar for f64 {
     }
 
     #[inline(always)]
+    fn abs(self) -> Self {
+        self.abs()
+    }
+
+    #[inline(always)]
     fn power_of_two(self) -> Self {
         // The sum with MAGIC holds the integer in its low bits: a saturating cast costs several times this.
         let n = (self + Self::MAGIC).to_bits().wrapping_sub(Self::MAGIC.to_bits());
@@ -186,32 +201,44 @@ pub trait Floats: Copy {
     fn splat(value: Self::Scalar) -> Self;
     /// Reads sixteen neighbours.
     fn load(source: &[Self::Scalar; LANES]) -> Self;
-    /// Reads sixteen `f32` and widens them exactly.
-    fn load_f32(source: &[f32; LANES]) -> Self;
+    /// Reads fewer than sixteen neighbours, with zeros in the other lanes.
+    fn load_part(source: &[Self::Scalar]) -> Self;
+    /// Reads sixteen bytes.
+    fn load_u8(source: &[u8; LANES]) -> Self;
     /// Writes sixteen neighbours.
     fn store(self, target: &mut [Self::Scalar; LANES]);
-    /// Widens every lane to `f64` exactly.
-    fn to_f64(self) -> [f64; LANES];
+    /// Writes the first lanes to fewer than sixteen neighbours.
+    fn store_part(self, target: &mut [Self::Scalar]);
+    /// Adds every lane, widened to `f64`, to its sum.
+    fn add_to(self, sums: &mut [f64; LANES]);
     /// `self + other`.
     fn add(self, other: Self) -> Self;
     /// `self - other`.
     fn sub(self, other: Self) -> Self;
     /// `self * other`.
     fn mul(self, other: Self) -> Self;
+    /// `self / other`.
+    fn div(self, other: Self) -> Self;
     /// `self * factor + term`, rounded once.
     fn fma(self, factor: Self, term: Self) -> Self;
     /// Correctly rounded square root.
     fn sqrt(self) -> Self;
+    /// `|self|`.
+    fn abs(self) -> Self;
     /// `self` where it is not above `limit`; NaN stays.
     fn at_most(self, limit: Self) -> Self;
     /// `self` where it is not below `limit`; NaN stays.
     fn at_least(self, limit: Self) -> Self;
     /// `yes` where `|self| <= limit`, `no` elsewhere and for NaN.
     fn select_within(self, limit: Self, yes: Self, no: Self) -> Self;
+    /// `yes` where `self > other`, `no` elsewhere and for NaN.
+    fn select_above(self, other: Self, yes: Self, no: Self) -> Self;
     /// 2^n for integral lanes in the range of normal numbers.
     fn power_of_two(self) -> Self;
-    /// 2^floor(n / 2) and 2^(n - floor(n / 2)) for integral lanes: their product covers subnormals and overflow.
-    fn power_of_two_halves(self) -> (Self, Self);
+    /// `self * 2^n` for integral lanes of `n`, rounded once, also where 2^n itself is no normal number.
+    ///
+    /// `self` times 2^floor(n / 2) has to be a normal number (or 0, infinite or NaN).
+    fn scale(self, n: Self) -> Self;
 }
 
 /// Sixteen 32-bit words.
@@ -223,6 +250,14 @@ pub trait Words: Copy {
     fn splat(value: u32) -> Self;
     /// Reads sixteen neighbours.
     fn load(source: &[u32; LANES]) -> Self;
+    /// The same four values four times.
+    fn repeat(values: [u32; 4]) -> Self;
+    /// Reads sixteen bytes.
+    fn load_u8(source: &[u8; LANES]) -> Self;
+    /// Reads sixteen half words.
+    fn load_u16(source: &[u16; LANES]) -> Self;
+    /// Writes the lower half words.
+    fn store_u16(self, target: &mut [u16; LANES]);
     /// Wrapping sum.
     fn add(self, other: Self) -> Self;
     /// Wrapping difference.
@@ -232,11 +267,13 @@ pub trait Words: Copy {
     /// Bitwise exclusive or.
     fn xor(self, other: Self) -> Self;
     /// Logical shift right.
-    fn shift_right<const N: i32>(self) -> Self;
+    fn shift_right<const N: u32>(self) -> Self;
     /// Arithmetic shift right.
-    fn shift_right_signed<const N: i32>(self) -> Self;
+    fn shift_right_signed<const N: u32>(self) -> Self;
     /// Shift left.
-    fn shift_left<const N: i32>(self) -> Self;
+    fn shift_left<const N: u32>(self) -> Self;
+    /// The low words of the products.
+    fn multiply(self, factor: u32) -> Self;
     /// The high and low words of the 64-bit products.
     fn multiply_wide(self, factor: u32) -> (Self, Self);
     /// The words as signed integers, rounded to `f32`.
@@ -247,8 +284,14 @@ pub trait Words: Copy {
     fn to_floats(self) -> Self::Floats;
     /// `yes` where the upper bit is set, `no` elsewhere.
     fn select_by_sign(self, yes: Self::Floats, no: Self::Floats) -> Self::Floats;
-    /// Writes `parts[j][i]` to `target[4 * i + j]`.
-    fn store_interleaved(parts: [Self::Floats; 4], target: &mut [f32; 4 * LANES]);
+    /// `yes` where `self < other` as signed integers, `no` elsewhere.
+    fn select_below(self, other: Self, yes: Self::Floats, no: Self::Floats) -> Self::Floats;
+    /// Transposes each of the four 4x4 squares: lane `4 l + w` of result `b` is lane `4 l + b` of part `w`.
+    fn transpose(parts: [Self::Floats; 4]) -> [Self::Floats; 4];
+    /// Widens IEEE half-precision numbers, exactly.
+    fn load_f16(source: &[u16; LANES]) -> Self::Floats;
+    /// Rounds to IEEE half precision, once.
+    fn store_f16(floats: Self::Floats, target: &mut [u16; LANES]);
 }
 
 /// An instruction-set level: the vectors the kernel bodies are instantiated with.
@@ -259,47 +302,45 @@ pub trait Vectors: Copy {
     type F64: Floats<Scalar = f64>;
     /// Word lanes.
     type U32: Words<Floats = Self::F32>;
+    /// Chains of Philox rounds that its registers hold at a time: one alone waits for its multiplications.
+    const CHAINS: usize;
+
+    /// Widens every lane exactly.
+    fn widen(lanes: Self::F32) -> Self::F64;
 }
 
 /// Chooses the vector of a level for a scalar type.
 pub trait Arithmetic: Scalar {
     /// The vector with this lane type.
     type Vector<L: Vectors>: Floats<Scalar = Self>;
+
+    /// Widens `f32` lanes exactly.
+    fn from_f32<L: Vectors>(lanes: L::F32) -> Self::Vector<L>;
 }
 
 impl Arithmetic for f32 {
     type Vector<L: Vectors> = L::F32;
+
+    #[inline(always)]
+    fn from_f32<L: Vectors>(lanes: L::F32) -> L::F32 {
+        lanes
+    }
 }
 
 impl Arithmetic for f64 {
     type Vector<L: Vectors> = L::F64;
+
+    #[inline(always)]
+    fn from_f32<L: Vectors>(lanes: L::F32) -> L::F64 {
+        L::widen(lanes)
+    }
 }
 
 /// Reads sixteen values from `source[at..]`, with zeros past its end.
 #[inline(always)]
 pub(crate) fn load<V: Floats>(source: &[V::Scalar], at: usize) -> V {
     let rest = &source[at..];
-    if let Some(full) = rest.first_chunk::<LANES>() {
-        V::load(full)
-    } else {
-        let mut padded = [V::Scalar::ZERO; LANES];
-        padded[..rest.len()].copy_from_slice(rest);
-        V::load(&padded)
-    }
-}
-
-/// Reads sixteen `f32` from `source[at..]` as `V`, with zeros past its end.
-#[inline(always)]
-#[must_use]
-pub(crate) fn load_f32<V: Floats>(source: &[f32], at: usize) -> V {
-    let rest = &source[at..];
-    if let Some(full) = rest.first_chunk::<LANES>() {
-        V::load_f32(full)
-    } else {
-        let mut padded = [0.0; LANES];
-        padded[..rest.len()].copy_from_slice(rest);
-        V::load_f32(&padded)
-    }
+    if let Some(full) = rest.first_chunk::<LANES>() { V::load(full) } else { V::load_part(rest) }
 }
 
 /// Writes the lanes that `target[at..]` has room for.
@@ -309,9 +350,18 @@ pub(crate) fn store<V: Floats>(value: V, target: &mut [V::Scalar], at: usize) {
     if let Some(full) = rest.first_chunk_mut::<LANES>() {
         value.store(full);
     } else {
-        let mut lanes = [V::Scalar::ZERO; LANES];
-        value.store(&mut lanes);
-        let length = rest.len();
-        rest.copy_from_slice(&lanes[..length]);
+        value.store_part(rest);
     }
+}
+
+/// Sixteen neighbours from `source[at..]`, with zeros past its end.
+#[inline(always)]
+pub(crate) fn padded<T: Copy + Default>(source: &[T], at: usize) -> [T; LANES] {
+    let rest = &source[at..];
+    if let Some(full) = rest.first_chunk::<LANES>() {
+        return *full;
+    }
+    let mut lanes = [T::default(); LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
 }

@@ -11,12 +11,32 @@ impl Vectors for Portable {
     type F32 = Lanes<f32>;
     type F64 = Lanes<f64>;
     type U32 = Lanes<u32>;
+    const CHAINS: usize = 1;
+
+    #[inline(always)]
+    fn widen(lanes: Lanes<f32>) -> Lanes<f64> {
+        lanes.widen()
+    }
 }
 
 /// Sixteen values in an array.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Lanes<T>([T; LANES]);
+
+impl Lanes<f32> {
+    /// The lanes, to write to.
+    #[inline(always)]
+    pub(crate) fn array_mut(&mut self) -> &mut [f32; LANES] {
+        &mut self.0
+    }
+
+    /// Widens every lane exactly.
+    #[inline(always)]
+    pub(crate) fn widen(self) -> Lanes<f64> {
+        Lanes(self.0.map(f64::from))
+    }
+}
 
 impl<T: Scalar> Floats for Lanes<T> {
     type Scalar = T;
@@ -32,8 +52,15 @@ impl<T: Scalar> Floats for Lanes<T> {
     }
 
     #[inline(always)]
-    fn load_f32(source: &[f32; LANES]) -> Self {
-        Self(from_fn(|i| source[i].into()))
+    fn load_part(source: &[T]) -> Self {
+        let mut lanes = [T::ZERO; LANES];
+        lanes[..source.len()].copy_from_slice(source);
+        Self(lanes)
+    }
+
+    #[inline(always)]
+    fn load_u8(source: &[u8; LANES]) -> Self {
+        Self(from_fn(|i| T::from(f32::from(source[i]))))
     }
 
     #[inline(always)]
@@ -42,8 +69,15 @@ impl<T: Scalar> Floats for Lanes<T> {
     }
 
     #[inline(always)]
-    fn to_f64(self) -> [f64; LANES] {
-        from_fn(|i| self.0[i].into())
+    fn store_part(self, target: &mut [T]) {
+        target.copy_from_slice(&self.0[..target.len()]);
+    }
+
+    #[inline(always)]
+    fn add_to(self, sums: &mut [f64; LANES]) {
+        for (sum, lane) in sums.iter_mut().zip(self.0) {
+            *sum += lane.into();
+        }
     }
 
     #[inline(always)]
@@ -62,6 +96,11 @@ impl<T: Scalar> Floats for Lanes<T> {
     }
 
     #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] / other.0[i]))
+    }
+
+    #[inline(always)]
     fn fma(self, factor: Self, term: Self) -> Self {
         Self(from_fn(|i| self.0[i].fma(factor.0[i], term.0[i])))
     }
@@ -69,6 +108,11 @@ impl<T: Scalar> Floats for Lanes<T> {
     #[inline(always)]
     fn sqrt(self) -> Self {
         Self(from_fn(|i| self.0[i].sqrt()))
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self(self.0.map(T::abs))
     }
 
     #[inline(always)]
@@ -90,16 +134,21 @@ impl<T: Scalar> Floats for Lanes<T> {
     }
 
     #[inline(always)]
+    fn select_above(self, other: Self, yes: Self, no: Self) -> Self {
+        Self(from_fn(|i| if self.0[i] > other.0[i] { yes.0[i] } else { no.0[i] }))
+    }
+
+    #[inline(always)]
     fn power_of_two(self) -> Self {
         Self(from_fn(|i| self.0[i].power_of_two()))
     }
 
     #[inline(always)]
-    fn power_of_two_halves(self) -> (Self, Self) {
-        (
-            Self(from_fn(|i| self.0[i].power_of_two_halves().0)),
-            Self(from_fn(|i| self.0[i].power_of_two_halves().1)),
-        )
+    fn scale(self, n: Self) -> Self {
+        Self(from_fn(|i| {
+            let (first, second) = n.0[i].power_of_two_halves();
+            self.0[i] * first * second
+        }))
     }
 }
 
@@ -114,6 +163,26 @@ impl Words for Lanes<u32> {
     #[inline(always)]
     fn load(source: &[u32; LANES]) -> Self {
         Self(*source)
+    }
+
+    #[inline(always)]
+    fn repeat(values: [u32; 4]) -> Self {
+        Self(from_fn(|i| values[i % 4]))
+    }
+
+    #[inline(always)]
+    fn load_u8(source: &[u8; LANES]) -> Self {
+        Self(source.map(u32::from))
+    }
+
+    #[inline(always)]
+    fn load_u16(source: &[u16; LANES]) -> Self {
+        Self(source.map(u32::from))
+    }
+
+    #[inline(always)]
+    fn store_u16(self, target: &mut [u16; LANES]) {
+        *target = self.0.map(|word| word as u16);
     }
 
     #[inline(always)]
@@ -137,18 +206,23 @@ impl Words for Lanes<u32> {
     }
 
     #[inline(always)]
-    fn shift_right<const N: i32>(self) -> Self {
+    fn shift_right<const N: u32>(self) -> Self {
         Self(from_fn(|i| self.0[i] >> N))
     }
 
     #[inline(always)]
-    fn shift_right_signed<const N: i32>(self) -> Self {
+    fn shift_right_signed<const N: u32>(self) -> Self {
         Self(from_fn(|i| (self.0[i] as i32 >> N) as u32))
     }
 
     #[inline(always)]
-    fn shift_left<const N: i32>(self) -> Self {
+    fn shift_left<const N: u32>(self) -> Self {
         Self(from_fn(|i| self.0[i] << N))
+    }
+
+    #[inline(always)]
+    fn multiply(self, factor: u32) -> Self {
+        Self(self.0.map(|word| word.wrapping_mul(factor)))
     }
 
     #[inline(always)]
@@ -178,11 +252,22 @@ impl Words for Lanes<u32> {
     }
 
     #[inline(always)]
-    fn store_interleaved(parts: [Lanes<f32>; 4], target: &mut [f32; 4 * LANES]) {
-        for i in 0..LANES {
-            for j in 0..4 {
-                target[4 * i + j] = parts[j].0[i];
-            }
-        }
+    fn select_below(self, other: Self, yes: Lanes<f32>, no: Lanes<f32>) -> Lanes<f32> {
+        Lanes(from_fn(|i| if (self.0[i] as i32) < other.0[i] as i32 { yes.0[i] } else { no.0[i] }))
+    }
+
+    #[inline(always)]
+    fn transpose(parts: [Lanes<f32>; 4]) -> [Lanes<f32>; 4] {
+        from_fn(|b| Lanes(from_fn(|i| parts[i % 4].0[i / 4 * 4 + b])))
+    }
+
+    #[inline(always)]
+    fn load_f16(source: &[u16; LANES]) -> Lanes<f32> {
+        Lanes(source.map(|bits| half::f16::from_bits(bits).to_f32()))
+    }
+
+    #[inline(always)]
+    fn store_f16(floats: Lanes<f32>, target: &mut [u16; LANES]) {
+        *target = floats.0.map(|value| half::f16::from_f32(value).to_bits());
     }
 }

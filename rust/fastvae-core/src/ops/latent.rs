@@ -1,17 +1,15 @@
 //! Reparametrized sampling and the KL from the standard normal, alone or in one pass.
 
-use super::sum::Sum;
-use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish, stage};
-use crate::element::Element;
+use super::sum::RowSum;
+use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish};
+use crate::element::{Element, Vector};
 use crate::kl::Ratio;
-use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, load_f32, store};
+use crate::lanes::{Arithmetic, Floats, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::exponential;
-use crate::noise::{Noise, Normal, TILE, Tiles, fill, pitch};
+use crate::noise::{Noise, Normal, Visit, walk, walk_quietly};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
-
-type Vector<T, L> = <<T as Element>::Math as Arithmetic>::Vector<L>;
 
 /// z = mu + exp(logvar / 2) * eps into `sample` (contiguous) and the KL from N(0, I) in nats into `kl`.
 ///
@@ -78,81 +76,53 @@ impl<T: Element> Kernel for Forward<'_, T> {
 
 impl<T: Element> Forward<'_, T> {
     #[inline(always)]
-    fn run_with<L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool>(mut self) {
-        let mut eps = [0.0; TILE];
-        let (mut mu_stage, mut logvar_stage, mut z_stage) = (stage::<T>(), stage::<T>(), stage::<T>());
-        let mut sum = Sum::<Vector<T, L>>::new();
-        let mut total = 0.0;
-        let mut done = 0;
-        let mut tiles = Tiles::of(self.span);
-        while let Some(tile) = tiles.advance() {
-            let pitch = pitch(tile.columns);
-            if SAMPLE && let Some(noise) = self.noise {
-                fill::<L, Normal>(noise, tile, &mut eps[..tile.rows * pitch]);
-            }
-            for row in 0..tile.rows {
-                let (from, to) = (tile.column, tile.column + tile.columns);
-                let mu = T::widen(self.mu.stretch(tile.row + row, from, to), &mut mu_stage);
-                let logvar = T::widen(self.logvar.stretch(tile.row + row, from, to), &mut logvar_stage);
-                let out = done..done + tile.columns;
-                done = out.end;
-                let z = if SAMPLE { &mut self.z[out.clone()] } else { &mut self.z[..0] };
-                let kl = match &mut self.kl {
-                    KlPiece::Elements(all) if ELEMENTS => &mut all[out],
-                    _ => &mut [],
-                };
-                forward_row::<Vector<T, L>, SAMPLE, KL, ELEMENTS>(
-                    mu,
-                    logvar,
-                    &eps[row * pitch..],
-                    T::room(z, &mut z_stage),
-                    kl,
-                    &mut sum,
-                );
-                if SAMPLE {
-                    T::narrow(&z_stage, z);
-                }
-                if KL && !ELEMENTS && to == self.span.column + self.span.columns {
-                    let of_row = core::mem::replace(&mut sum, Sum::new()).finish();
-                    match &mut self.kl {
-                        KlPiece::Rows(all) => all[tile.row + row - self.span.row] = T::Math::from_f64(of_row),
-                        _ => total += of_row,
-                    }
-                }
-            }
+    fn run_with<L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool>(self) {
+        let (span, noise) = (self.span, self.noise);
+        let mut slots =
+            ForwardSlots::<T, L, SAMPLE, KL, ELEMENTS> { work: self, sum: RowSum::new(span), total: 0.0 };
+        match noise {
+            Some(noise) if SAMPLE => walk::<L, Normal>(noise, span, &mut slots),
+            _ => walk_quietly(span, &mut slots),
         }
-        if let KlPiece::Partial(partial) = self.kl {
-            *partial = total;
+        if let KlPiece::Partial(partial) = slots.work.kl {
+            *partial = slots.total;
         }
     }
 }
 
-#[inline(always)]
-fn forward_row<V: Floats, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool>(
-    mu: &[V::Scalar],
-    logvar: &[V::Scalar],
-    eps: &[f32],
-    z: &mut [V::Scalar],
-    kl: &mut [V::Scalar],
-    sum: &mut Sum<V>,
-) {
-    let half = V::splat(V::Scalar::HALF);
-    let mut at = 0;
-    while at < mu.len() {
-        let m = load::<V>(mu, at);
-        let e = exponential(load::<V>(logvar, at).mul(half));
+struct ForwardSlots<'a, T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool> {
+    work: Forward<'a, T>,
+    sum: RowSum<Vector<T, L>>,
+    total: f64,
+}
+
+impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool> Visit<L>
+    for ForwardSlots<'_, T, L, SAMPLE, KL, ELEMENTS>
+{
+    #[inline(always)]
+    fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
+        let Forward { mu, logvar, span, z, kl, .. } = &mut self.work;
+        let half = Vector::<T, L>::splat(T::Math::HALF);
+        let (stretch, at) = span.stretch(row, column);
+        let m = T::load::<L>(mu.within(row, *span), at);
+        let e = exponential(T::load::<L>(logvar.within(row, *span), at).mul(half));
         if SAMPLE {
-            store(m.add(e.times(load_f32::<V>(eps, at))), z, at);
+            let eps = T::Math::from_f32::<L>(noise);
+            T::store::<L>(m.add(e.times(eps)), &mut z[stretch.clone()], at);
         }
         if KL {
             let value = Ratio::to_unit(e).kl(m);
             if ELEMENTS {
-                store(value, kl, at);
-            } else {
-                sum.add(value);
+                if let KlPiece::Elements(all) = kl {
+                    store(value, &mut all[stretch], at);
+                }
+            } else if let Some(of_row) = self.sum.add(value, at) {
+                match kl {
+                    KlPiece::Rows(all) => all[row - span.row] = T::Math::from_f64(of_row),
+                    _ => self.total += of_row,
+                }
             }
         }
-        at += LANES;
     }
 }
 
@@ -231,84 +201,48 @@ impl<T: Element> Kernel for Backward<'_, T> {
 impl<T: Element> Backward<'_, T> {
     #[inline(always)]
     fn run_with<L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool>(self) {
-        let mut eps = [0.0; TILE];
-        let (mut mu_stage, mut logvar_stage, mut z_stage) = (stage::<T>(), stage::<T>(), stage::<T>());
-        let (mut grad_mu_stage, mut grad_logvar_stage) = (stage::<T>(), stage::<T>());
-        let mut done = 0;
-        let mut tiles = Tiles::of(self.span);
-        while let Some(tile) = tiles.advance() {
-            let pitch = pitch(tile.columns);
-            if SAMPLE && let Some((noise, _)) = self.sample {
-                fill::<L, Normal>(noise, tile, &mut eps[..tile.rows * pitch]);
-            }
-            for row in 0..tile.rows {
-                let number = tile.row + row;
-                let (from, to) = (tile.column, tile.column + tile.columns);
-                let logvar = T::widen(self.logvar.stretch(number, from, to), &mut logvar_stage);
-                let mu = match &self.mu {
-                    Some(mu) if KL => T::widen(mu.stretch(number, from, to), &mut mu_stage),
-                    _ => &[],
-                };
-                let grad_z = match &self.sample {
-                    Some((_, grad)) if SAMPLE => T::widen(grad.stretch(number, from, to), &mut z_stage),
-                    _ => &[],
-                };
-                let grad_kl = match &self.kl {
-                    KlGrad::Rows(all) if KL => all.stretch(number, 0, 1),
-                    KlGrad::Elements(all) if KL => all.stretch(number, from, to),
-                    _ => &[],
-                };
-                let out = done..done + tile.columns;
-                done = out.end;
-                let grad_mu = if KL { &mut self.grad_mu[out.clone()] } else { &mut self.grad_mu[..0] };
-                let grad_logvar = &mut self.grad_logvar[out];
-                backward_row::<Vector<T, L>, SAMPLE, KL, ELEMENTS>(
-                    mu,
-                    logvar,
-                    &eps[row * pitch..],
-                    grad_z,
-                    grad_kl,
-                    T::room(grad_mu, &mut grad_mu_stage),
-                    T::room(grad_logvar, &mut grad_logvar_stage),
-                );
-                if KL {
-                    T::narrow(&grad_mu_stage, grad_mu);
-                }
-                T::narrow(&grad_logvar_stage, grad_logvar);
-            }
+        let (span, sample) = (self.span, self.sample);
+        let mut slots = BackwardSlots::<T, SAMPLE, KL, ELEMENTS>(self);
+        match sample {
+            Some((noise, _)) if SAMPLE => walk::<L, Normal>(noise, span, &mut slots),
+            _ => walk_quietly::<L>(span, &mut slots),
         }
     }
 }
 
-#[inline(always)]
-fn backward_row<V: Floats, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool>(
-    mu: &[V::Scalar],
-    logvar: &[V::Scalar],
-    eps: &[f32],
-    grad_z: &[V::Scalar],
-    grad_kl: &[V::Scalar],
-    grad_mu: &mut [V::Scalar],
-    grad_logvar: &mut [V::Scalar],
-) {
-    let half = V::splat(V::Scalar::HALF);
-    let of_row = if KL && !ELEMENTS { V::splat(grad_kl[0]) } else { half };
-    let mut at = 0;
-    while at < logvar.len() {
-        let e = exponential(load::<V>(logvar, at).mul(half));
-        let g_kl = if KL && ELEMENTS { load::<V>(grad_kl, at) } else { of_row };
+struct BackwardSlots<'a, T: Element, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool>(
+    Backward<'a, T>,
+);
+
+impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool> Visit<L>
+    for BackwardSlots<'_, T, SAMPLE, KL, ELEMENTS>
+{
+    #[inline(always)]
+    fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
+        let Backward { mu, logvar, sample, kl, span, grad_mu, grad_logvar } = &mut self.0;
+        let half = Vector::<T, L>::splat(T::Math::HALF);
+        let (stretch, at) = span.stretch(row, column);
+        let e = exponential(T::load::<L>(logvar.within(row, *span), at).mul(half));
+        let g_z = match sample {
+            Some((_, grad)) if SAMPLE => T::load::<L>(grad.within(row, *span), at),
+            _ => half,
+        };
         let mut of_logvar = half;
-        if KL {
-            let m = load::<V>(mu, at);
-            let of_mu = if SAMPLE { g_kl.fma(m, load::<V>(grad_z, at)) } else { g_kl.mul(m) };
-            store(of_mu, grad_mu, at);
+        if KL && let Some(mu) = mu {
+            let g_kl = match kl {
+                KlGrad::Elements(all) if ELEMENTS => load(all.within(row, *span), at),
+                KlGrad::Rows(all) if !ELEMENTS => Vector::<T, L>::splat(all.stretch(row, 0, 1)[0]),
+                _ => half,
+            };
+            let m = T::load::<L>(mu.within(row, *span), at);
+            let of_mu = if SAMPLE { g_kl.fma(m, g_z) } else { g_kl.mul(m) };
+            T::store::<L>(of_mu, &mut grad_mu[stretch.clone()], at);
             of_logvar = g_kl.mul(Ratio::to_unit(e).variance_growth());
         }
         if SAMPLE {
-            let slope = e.times(load_f32::<V>(eps, at));
-            let g_z = load::<V>(grad_z, at);
+            let slope = e.times(T::Math::from_f32::<L>(noise));
             of_logvar = if KL { g_z.fma(slope, of_logvar) } else { g_z.mul(slope) };
         }
-        store(of_logvar.mul(half), grad_logvar, at);
-        at += LANES;
+        T::store::<L>(of_logvar.mul(half), &mut grad_logvar[stretch], at);
     }
 }

@@ -8,7 +8,6 @@ pub use latent::{latent_backward, latent_forward};
 pub use prior::{Gaussians, PriorGrads, prior_backward, prior_forward};
 
 use crate::Matrix;
-use crate::element::Element;
 use crate::lanes::Scalar;
 use crate::split::{Span, pieces, segments};
 
@@ -100,9 +99,4 @@ fn check_grad<M>(grad: &KlGrad<'_, M>, rows: usize, columns: usize) {
         KlGrad::Rows(all) => assert_eq!((all.rows(), all.columns()), (rows, 1), "one value per row"),
         KlGrad::Absent => {}
     }
-}
-
-/// A buffer for a tile of a dtype that is not computed in directly.
-fn stage<T: Element>() -> Vec<T::Math> {
-    if T::STAGED { vec![T::Math::ZERO; crate::noise::TILE] } else { Vec::new() }
 }

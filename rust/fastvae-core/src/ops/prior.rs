@@ -1,16 +1,14 @@
 //! The KL between two diagonal Gaussians.
 
-use super::sum::Sum;
-use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish, stage};
-use crate::element::Element;
-use crate::kl::relative;
-use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
+use super::sum::RowSum;
+use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish};
+use crate::element::{Element, Vector};
+use crate::kl::{Relative, relative};
+use crate::lanes::{Floats, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
-use crate::noise::Tiles;
+use crate::noise::{Visit, walk_quietly};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
-
-type Vector<T, L> = <<T as Element>::Math as Arithmetic>::Vector<L>;
 
 /// The parameters of posterior and prior, all of one shape.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +34,19 @@ impl<'a, T> Gaussians<'a, T> {
             assert_eq!(shape, (matrix.rows(), matrix.columns()), "the parameters differ in shape");
         }
         shape
+    }
+}
+
+impl<T: Element> Gaussians<'_, T> {
+    /// The posterior as seen from the prior, for the slot that begins `at` columns into a span's row.
+    #[inline(always)]
+    fn at<L: Vectors>(&self, row: usize, span: Span, at: usize) -> Relative<Vector<T, L>> {
+        relative(
+            T::load::<L>(self.mu.within(row, span), at),
+            T::load::<L>(self.logvar.within(row, span), at),
+            T::load::<L>(self.prior_mu.within(row, span), at),
+            T::load::<L>(self.prior_logvar.within(row, span), at),
+        )
     }
 }
 
@@ -70,78 +81,37 @@ impl<T: Element> Kernel for Forward<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Vectors>(mut self) {
-        let mut stages = [stage::<T>(), stage::<T>(), stage::<T>(), stage::<T>()];
-        let mut sum = Sum::<Vector<T, L>>::new();
-        let mut total = 0.0;
-        let mut done = 0;
-        let mut tiles = Tiles::of(self.span);
-        while let Some(tile) = tiles.advance() {
-            for row in tile.row..tile.row + tile.rows {
-                let (from, to) = (tile.column, tile.column + tile.columns);
-                let inputs = widen_all(&self.gaussians, row, from, to, &mut stages);
-                let out = done..done + tile.columns;
-                done = out.end;
-                let elements = match &mut self.kl {
-                    KlPiece::Elements(all) => Some(&mut all[out]),
-                    _ => None,
-                };
-                forward_row::<Vector<T, L>>(inputs, elements, &mut sum);
-                if to == self.span.column + self.span.columns {
-                    let of_row = core::mem::replace(&mut sum, Sum::new()).finish();
-                    match &mut self.kl {
-                        KlPiece::Rows(all) => all[row - self.span.row] = T::Math::from_f64(of_row),
-                        _ => total += of_row,
-                    }
-                }
-            }
-        }
-        if let KlPiece::Partial(partial) = self.kl {
-            *partial = total;
+    fn run<L: Vectors>(self) {
+        let span = self.span;
+        let mut slots = ForwardSlots::<T, L> { work: self, sum: RowSum::new(span), total: 0.0 };
+        walk_quietly(span, &mut slots);
+        if let KlPiece::Partial(partial) = slots.work.kl {
+            *partial = slots.total;
         }
     }
 }
 
-/// The four parameters of a stretch of a row in the type of their arithmetic.
-#[inline(always)]
-fn widen_all<'a, T: Element>(
-    gaussians: &Gaussians<'a, T>,
-    row: usize,
-    from: usize,
-    to: usize,
-    stages: &'a mut [Vec<T::Math>; 4],
-) -> [&'a [T::Math]; 4] {
-    let [a, b, c, d] = stages;
-    let [mu, logvar, prior_mu, prior_logvar] = gaussians.all();
-    [
-        T::widen(mu.stretch(row, from, to), a),
-        T::widen(logvar.stretch(row, from, to), b),
-        T::widen(prior_mu.stretch(row, from, to), c),
-        T::widen(prior_logvar.stretch(row, from, to), d),
-    ]
+struct ForwardSlots<'a, T: Element, L: Vectors> {
+    work: Forward<'a, T>,
+    sum: RowSum<Vector<T, L>>,
+    total: f64,
 }
 
-#[inline(always)]
-fn forward_row<V: Floats>(
-    [mu, logvar, prior_mu, prior_logvar]: [&[V::Scalar]; 4],
-    mut elements: Option<&mut [V::Scalar]>,
-    sum: &mut Sum<V>,
-) {
-    let mut at = 0;
-    while at < mu.len() {
-        let to_prior = relative(
-            load::<V>(mu, at),
-            load::<V>(logvar, at),
-            load::<V>(prior_mu, at),
-            load::<V>(prior_logvar, at),
-        );
+impl<T: Element, L: Vectors> Visit<L> for ForwardSlots<'_, T, L> {
+    #[inline(always)]
+    fn slot(&mut self, row: usize, column: usize, _: L::F32) {
+        let Forward { gaussians, span, kl } = &mut self.work;
+        let (stretch, at) = span.stretch(row, column);
+        let to_prior = gaussians.at::<L>(row, *span, at);
         let value = to_prior.ratio.kl(to_prior.distance);
-        if let Some(elements) = elements.as_deref_mut() {
-            store(value, elements, at);
-        } else {
-            sum.add(value);
+        if let KlPiece::Elements(all) = kl {
+            store(value, &mut all[stretch], at);
+        } else if let Some(of_row) = self.sum.add(value, at) {
+            match kl {
+                KlPiece::Rows(all) => all[row - span.row] = T::Math::from_f64(of_row),
+                _ => self.total += of_row,
+            }
         }
-        at += LANES;
     }
 }
 
@@ -182,62 +152,30 @@ impl<T: Element> Kernel for Backward<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Vectors>(self) {
-        let mut stages = [stage::<T>(), stage::<T>(), stage::<T>(), stage::<T>()];
-        let mut grad_stages = [stage::<T>(), stage::<T>(), stage::<T>(), stage::<T>()];
-        let [a, b, c, d] = self.grads;
-        let mut done = 0;
-        let mut tiles = Tiles::of(self.span);
-        while let Some(tile) = tiles.advance() {
-            for row in tile.row..tile.row + tile.rows {
-                let (from, to) = (tile.column, tile.column + tile.columns);
-                let inputs = widen_all(&self.gaussians, row, from, to, &mut stages);
-                let grad_kl = match &self.kl {
-                    KlGrad::Rows(all) => all.stretch(row, 0, 1),
-                    KlGrad::Elements(all) => all.stretch(row, from, to),
-                    KlGrad::Absent => &[],
-                };
-                let per_row = matches!(self.kl, KlGrad::Rows(_));
-                let out = done..done + tile.columns;
-                done = out.end;
-                let [sa, sb, sc, sd] = &mut grad_stages;
-                let [a, b, c, d] =
-                    [&mut a[out.clone()], &mut b[out.clone()], &mut c[out.clone()], &mut d[out]];
-                let rooms = [T::room(a, sa), T::room(b, sb), T::room(c, sc), T::room(d, sd)];
-                backward_row::<Vector<T, L>>(inputs, grad_kl, per_row, rooms);
-                T::narrow(sa, a);
-                T::narrow(sb, b);
-                T::narrow(sc, c);
-                T::narrow(sd, d);
-            }
-        }
+    fn run<L: Vectors>(mut self) {
+        walk_quietly::<L>(self.span, &mut self);
     }
 }
 
-#[inline(always)]
-fn backward_row<V: Floats>(
-    [mu, logvar, prior_mu, prior_logvar]: [&[V::Scalar]; 4],
-    grad_kl: &[V::Scalar],
-    per_row: bool,
-    [grad_mu, grad_logvar, grad_prior_mu, grad_prior_logvar]: [&mut [V::Scalar]; 4],
-) {
-    let (half, zero) = (V::splat(V::Scalar::HALF), V::splat(V::Scalar::ZERO));
-    let mut at = 0;
-    while at < mu.len() {
-        let to_prior = relative(
-            load::<V>(mu, at),
-            load::<V>(logvar, at),
-            load::<V>(prior_mu, at),
-            load::<V>(prior_logvar, at),
-        );
-        let g = if per_row { V::splat(grad_kl[0]) } else { load::<V>(grad_kl, at) };
-        let of_mu = g.mul(to_prior.distance).mul(to_prior.inverse);
+impl<T: Element, L: Vectors> Visit<L> for Backward<'_, T> {
+    #[inline(always)]
+    fn slot(&mut self, row: usize, column: usize, _: L::F32) {
+        let Self { gaussians, kl, span, grads: [of_mu, of_logvar, of_prior_mu, of_prior_logvar] } = self;
+        let splat = Vector::<T, L>::splat;
+        let (half, zero) = (splat(T::Math::HALF), splat(T::Math::ZERO));
+        let (stretch, at) = span.stretch(row, column);
+        let to_prior = gaussians.at::<L>(row, *span, at);
+        let g = match kl {
+            KlGrad::Rows(all) => splat(all.stretch(row, 0, 1)[0]),
+            KlGrad::Elements(all) => load(all.within(row, *span), at),
+            KlGrad::Absent => zero,
+        };
+        let mean = g.mul(to_prior.distance).mul(to_prior.inverse);
         let growth = to_prior.ratio.variance_growth();
         let spread = to_prior.distance.fma(to_prior.distance, growth);
-        store(of_mu, grad_mu, at);
-        store(g.mul(growth).mul(half), grad_logvar, at);
-        store(zero.sub(of_mu), grad_prior_mu, at);
-        store(zero.sub(g.mul(spread).mul(half)), grad_prior_logvar, at);
-        at += LANES;
+        T::store::<L>(mean, &mut of_mu[stretch.clone()], at);
+        T::store::<L>(g.mul(growth).mul(half), &mut of_logvar[stretch.clone()], at);
+        T::store::<L>(zero.sub(mean), &mut of_prior_mu[stretch.clone()], at);
+        T::store::<L>(zero.sub(g.mul(spread).mul(half)), &mut of_prior_logvar[stretch], at);
     }
 }
