@@ -36,41 +36,57 @@ fn polynomial<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
 }
 
 /// sqrt(-2 ln u) with u = (word + 1/2) / 2^32 rounded to `f32`: the radius of Box-Muller.
+///
+/// Several vectors go through each step together: one alone waits for its own results.
 #[inline(always)]
-pub(crate) fn radius<W: Words>(word: W) -> W::Floats {
+pub(crate) fn radius<W: Words, const N: usize>(words: [W; N]) -> [W::Floats; N] {
     let splat = W::Floats::splat;
-    let high = word.shift_right::<16>().signed_to_floats();
-    let low = word.and(W::splat(0xFFFF)).signed_to_floats();
-    let u = high.fma(splat(65536.0), low.add(splat(0.5))).mul(splat(1.0 / 4_294_967_296.0));
-    let bits = W::from_bits(u);
-    let exponent = bits.sub(W::splat(SQRT_HALF_BITS)).shift_right_signed::<23>();
-    let f = bits.sub(exponent.shift_left::<23>()).to_floats().sub(splat(1.0));
-    let e = exponent.signed_to_floats();
-    let square = f.mul(f);
-    let y = polynomial(f, &LOG).mul(f).mul(square);
-    let y = e.fma(splat(LOG_LN_2_LOW), y);
-    let y = square.fma(splat(-0.5), y);
-    let y = e.fma(splat(LOG_LN_2_HIGH), f.add(y));
-    y.mul(splat(-2.0)).sqrt()
+    let (mut f, mut e, mut y) = ([splat(0.0); N], [splat(0.0); N], [splat(LOG[0]); N]);
+    for i in 0..N {
+        let high = words[i].shift_right::<16>().signed_to_floats();
+        let low = words[i].and(W::splat(0xFFFF)).signed_to_floats();
+        let u = high.fma(splat(65536.0), low.add(splat(0.5))).mul(splat(1.0 / 4_294_967_296.0));
+        let bits = W::from_bits(u);
+        let exponent = bits.sub(W::splat(SQRT_HALF_BITS)).shift_right_signed::<23>();
+        f[i] = bits.sub(exponent.shift_left::<23>()).to_floats().sub(splat(1.0));
+        e[i] = exponent.signed_to_floats();
+    }
+    for &coefficient in &LOG[1..] {
+        for i in 0..N {
+            y[i] = y[i].fma(f[i], splat(coefficient));
+        }
+    }
+    for i in 0..N {
+        let square = f[i].mul(f[i]);
+        let excess = e[i].fma(splat(LOG_LN_2_LOW), y[i].mul(f[i]).mul(square));
+        let excess = square.fma(splat(-0.5), excess);
+        let logarithm = e[i].fma(splat(LOG_LN_2_HIGH), f[i].add(excess));
+        y[i] = logarithm.mul(splat(-2.0)).sqrt();
+    }
+    y
 }
 
 /// cos and sin of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it.
 #[inline(always)]
-pub(crate) fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
+pub(crate) fn circle<W: Words, const N: usize>(words: [W; N]) -> [(W::Floats, W::Floats); N] {
     let splat = W::Floats::splat;
-    let turned = word.add(W::splat(0x2000_0000));
-    let fraction = turned.and(W::splat(0x3FFF_FFFF)).sub(W::splat(0x2000_0000)).signed_to_floats();
-    let angle = fraction.add(splat(0.5)).mul(splat(QUARTER_TURN));
-    let square = angle.mul(angle);
-    let sine = polynomial(square, &SIN).mul(square).fma(angle, angle);
-    let cosine = polynomial(square, &COS).mul(square).fma(square, square.fma(splat(-0.5), splat(1.0)));
-    let swap = turned.shift_left::<1>();
-    let x = swap.select_by_sign(sine, cosine);
-    let y = swap.select_by_sign(cosine, sine);
-    let sign = W::splat(0x8000_0000);
-    let x_sign = turned.add(W::splat(0x4000_0000)).and(sign);
-    let y_sign = turned.and(sign);
-    (W::from_bits(x).xor(x_sign).to_floats(), W::from_bits(y).xor(y_sign).to_floats())
+    let mut points = [(splat(0.0), splat(0.0)); N];
+    for i in 0..N {
+        let turned = words[i].add(W::splat(0x2000_0000));
+        let fraction = turned.and(W::splat(0x3FFF_FFFF)).sub(W::splat(0x2000_0000)).signed_to_floats();
+        let angle = fraction.add(splat(0.5)).mul(splat(QUARTER_TURN));
+        let square = angle.mul(angle);
+        let sine = polynomial(square, &SIN).mul(square).fma(angle, angle);
+        let cosine = polynomial(square, &COS).mul(square).fma(square, square.fma(splat(-0.5), splat(1.0)));
+        let swap = turned.shift_left::<1>();
+        let x = swap.select_by_sign(sine, cosine);
+        let y = swap.select_by_sign(cosine, sine);
+        let sign = W::splat(0x8000_0000);
+        let x_sign = turned.add(W::splat(0x4000_0000)).and(sign);
+        let y_sign = turned.and(sign);
+        points[i] = (W::from_bits(x).xor(x_sign).to_floats(), W::from_bits(y).xor(y_sign).to_floats());
+    }
+    points
 }
 
 /// e^h and what is left of it when its first terms are taken away.

@@ -274,8 +274,14 @@ pub trait Words: Copy {
     fn shift_left<const N: u32>(self) -> Self;
     /// The low words of the products.
     fn multiply(self, factor: u32) -> Self;
-    /// The high and low words of the 64-bit products.
-    fn multiply_wide(self, factor: u32) -> (Self, Self);
+    /// Four vectors of words between the rounds of Philox, in the form that suits the level's multiplication.
+    type Rounds: Copy;
+    /// Words into that form.
+    fn begin_rounds(words: [Self; 4]) -> Self::Rounds;
+    /// One round: (high(m1 c2) ^ c1 ^ k0, low(m1 c2), high(m0 c0) ^ c3 ^ k1, low(m0 c0)).
+    fn round(state: Self::Rounds, multipliers: [u32; 2], key: [u32; 2]) -> Self::Rounds;
+    /// Words out of that form.
+    fn end_rounds(state: Self::Rounds) -> [Self; 4];
     /// The words as signed integers, rounded to `f32`.
     fn signed_to_floats(self) -> Self::Floats;
     /// The bit patterns of floats.
