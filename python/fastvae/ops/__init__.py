@@ -2,4 +2,8 @@
 
 from fastvae.ops import gaussian_kl, noise, reparametrize, reparametrize_kl
 
+from fastvae.ops.threads import share_torchs
+
+share_torchs()
+
 __all__ = ["gaussian_kl", "noise", "reparametrize", "reparametrize_kl"]

@@ -122,9 +122,21 @@ class LatentMatrix:
         self.shape, self.dtype, self.event_dims = like.shape, like.dtype, event_dims
         self.code = DTYPE_CODES[like.dtype]
         self.rows, self.columns = rows_columns(like.shape, event_dims)
+        self.bytes = like.numel() * like.itemsize
 
     def strided(self, name: str, tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """A tensor as rows, with the (address, row stride) that the kernels take; keep it for the call."""
+        # Most tensors are contiguous at the start of their storage: a few questions settle that.
+        if (
+            tensor.is_contiguous()
+            and tensor.shape == self.shape
+            and tensor.dtype is self.dtype
+            and tensor.is_cpu
+            and not tensor.is_neg()
+            and not tensor.storage_offset()
+            and tensor.untyped_storage().nbytes() >= self.bytes
+        ):
+            return tensor, (tensor.data_ptr(), self.columns)
         return _strided(name, tensor, self.event_dims, self.shape, self.dtype)
 
     def strided_grad_kl(self, grad_kl: Tensor, reduction: str) -> tuple[Tensor, tuple[int, int]]:

@@ -21,6 +21,7 @@ pub use element::Element;
 pub use level::Level;
 pub use matrix::Matrix;
 pub use noise::{Noise, Rows};
+pub use split::{Pool, lend_pool};
 
 /// How a kernel is to be run; the numbers it gives do not depend on it.
 #[derive(Clone, Copy, Debug)]

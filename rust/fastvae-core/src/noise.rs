@@ -159,13 +159,16 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
     let end = span.column + span.columns;
     let (mut row, mut column) = (span.row, span.column);
     while row < span.row + span.rows {
-        if column + CHAINS * GROUP * LANES <= end {
-            let counters =
-                core::array::from_fn(|i| noise.neighbours::<L::U32>(row, column + i * GROUP * LANES));
+        let within_row = column + CHAINS * GROUP * LANES <= end;
+        if within_row && CHAINS > 1 {
+            let mut counters = [noise.neighbours::<L::U32>(row, column); CHAINS];
+            for i in 1..CHAINS {
+                counters[i][0] = counters[i][0].add(L::U32::splat((i * LANES) as u32));
+            }
             let values = D::transform(philox::blocks::<L::U32, CHAINS>(counters, &keys));
-            // By index, here and below: an iterator takes an array of vectors through memory.
-            for i in 0..CHAINS {
-                let [a, b, c, d] = L::U32::transpose(values[i]);
+            for &group in &values {
+                // Written out, so that no value leaves its register.
+                let [a, b, c, d] = L::U32::transpose(group);
                 visitor.slot(row, column, a);
                 visitor.slot(row, column + LANES, b);
                 visitor.slot(row, column + 2 * LANES, c);
@@ -177,7 +180,8 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
             }
             continue;
         }
-        // The end of a row, and the beginning of the next ones with it.
+        // The end of a row and the beginning of the next ones with it, or a level with so few registers that values
+        // pass through the stack anyhow.
         let mut slots = [[(row, column); GROUP]; CHAINS];
         let mut used = 0;
         while used < CHAINS * GROUP && row < span.row + span.rows {
@@ -193,8 +197,8 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
             counters[i] = noise.scattered(slots[i]);
         }
         let mut values = D::transform(philox::blocks::<L::U32, CHAINS>(counters, &keys));
-        for i in 0..CHAINS {
-            values[i] = L::U32::transpose(values[i]);
+        for group in &mut values {
+            *group = L::U32::transpose(*group);
         }
         for i in 0..used {
             let (row, column) = slots[i / GROUP][i % GROUP];

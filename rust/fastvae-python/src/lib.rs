@@ -6,6 +6,7 @@
 
 mod memory;
 mod operations;
+mod pool;
 
 use pyo3::prelude::*;
 
@@ -17,6 +18,8 @@ mod _core {
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
     #[pymodule_export]
     use crate::operations::prior::{prior_backward, prior_forward};
+    #[pymodule_export]
+    use crate::pool::use_torch_threads;
 
     use pyo3::prelude::*;
 

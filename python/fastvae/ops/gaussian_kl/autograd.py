@@ -22,8 +22,11 @@ class GaussianKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        backward = reference.gaussian_kl_backward if torch.is_grad_enabled() else schema.gaussian_kl_backward
-        grad_mu, grad_logvar = backward(grad_kl, *ctx.saved_tensors, *ctx.reduce)
+        arguments = (grad_kl, *ctx.saved_tensors, *ctx.reduce)
+        if torch.is_grad_enabled():
+            grad_mu, grad_logvar = reference.gaussian_kl_backward(*arguments)
+        else:
+            grad_mu, grad_logvar = raw(schema.gaussian_kl_backward, *arguments)
         return grad_mu, grad_logvar, None, None
 
 
@@ -46,12 +49,12 @@ class GaussianKLPrior(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        backward = (
-            reference.gaussian_kl_prior_backward
-            if torch.is_grad_enabled()
-            else schema.gaussian_kl_prior_backward
-        )
-        return (*backward(grad_kl, *ctx.saved_tensors, *ctx.reduce), None, None)
+        arguments = (grad_kl, *ctx.saved_tensors, *ctx.reduce)
+        if torch.is_grad_enabled():
+            grads = reference.gaussian_kl_prior_backward(*arguments)
+        else:
+            grads = raw(schema.gaussian_kl_prior_backward, *arguments)
+        return (*grads, None, None)
 
 
 autograd_kernel(schema.gaussian_kl, GaussianKL, reference.gaussian_kl)
