@@ -150,6 +150,7 @@ pub(crate) fn walk<L: Vectors, D: Distribution>(noise: &Noise, span: Span, visit
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
 fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
     noise: &Noise,
     span: Span,

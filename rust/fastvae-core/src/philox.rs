@@ -32,6 +32,7 @@ pub(crate) fn schedule(key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
 ///
 /// The chains do not depend on each other, so the multiplications of one fill the waiting time of the other.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
 pub(crate) fn blocks<W: Words, const N: usize>(
     counters: [[W; 4]; N],
     keys: &[[u32; 2]; ROUNDS],
