@@ -109,6 +109,22 @@ impl Distribution for Uniform {
     }
 }
 
+/// The upper 24 bits of a word, as the bits of a float: uniforms for those who compare integers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upper24;
+
+impl Distribution for Upper24 {
+    #[inline(always)]
+    fn transform<W: Words>([w0, w1, w2, w3]: [W; 4]) -> [W::Floats; 4] {
+        [upper(w0), upper(w1), upper(w2), upper(w3)]
+    }
+}
+
+#[inline(always)]
+fn upper<W: Words>(word: W) -> W::Floats {
+    word.shift_right::<8>().to_floats()
+}
+
 /// The upper 24 bits of a word as a fraction.
 #[inline(always)]
 fn unit<W: Words>(word: W) -> W::Floats {
