@@ -234,9 +234,7 @@ def _matrix(
     return values if out is None else out.copy_(values)
 
 
-def _check_out(
-    name: str, out: Tensor, size: torch.Size, dtype: torch.dtype, device: torch.device
-) -> None:
+def _check_out(name: str, out: Tensor, size: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
     """A tensor that the noise can be written to as it is."""
     if not isinstance(out, Tensor) or out.dtype is not torch.float32 or dtype is not torch.float32:
         raise TypeError(

@@ -33,16 +33,16 @@ def gather_batch(
 ) -> Tensor:
     r"""Gather samples of a data set as a batch: ``data[index] / data_max``, binary if wanted, in one pass.
 
-    Drawn pixels are a pure function of ``(seed, draw, row, column)`` (docs/noise.md), so a sample looks the same
-    in whatever batch it comes: bit for bit ``noise.uniform(shape, seed, draw=draw, rows=index,
-    event_dims=len(shape) - 1) < data[index] / data_max``. Give each epoch a seed or a draw of its own.
+    Drawn pixels are a pure function of ``(seed, draw, row, column)`` (docs/noise.md), so a sample looks the
+    same in whatever batch it comes: bit for bit ``noise.uniform((B, *shape), seed, draw=draw, rows=index,
+    event_dims=len(shape)) < data[index] / data_max``. Give each epoch a seed or a draw of its own.
 
     Parameters
     ----------
     data : Tensor
-        The data set, ``(N, *shape)``; uint8, float32, bfloat16 or float16. On the CPU rows may lie at any
-        distance; data whose rows are not contiguous in themselves works too, but at the speed of torch's
-        operations.
+        The data set, ``(N, *shape)``; uint8, bool, float32, bfloat16 or float16. On the CPU rows may lie at
+        any distance; data whose rows are not contiguous in themselves works too, at the speed of torch's
+        operations. It is never copied whole.
     index : Tensor
         int64, ``(B,)``, on the device of the data: which samples, in any order, also repeatedly.
     data_max : float, optional
@@ -69,8 +69,8 @@ def gather_batch(
     Raises
     ------
     IndexError
-        On the CPU, for an index that is no row of the data, before anything is written. Other devices raise as
-        torch's ``index_select`` does.
+        On the CPU, for an index that is no row of the data, before anything is written. Other devices raise
+        as torch's ``index_select`` does.
     TypeError
         For arguments of another kind or dtype than those above.
     ValueError
@@ -119,7 +119,7 @@ def gather_batch(
 
 
 def _key(seed: Seed, device: torch.device) -> Tensor:
-    """The seed as a tensor; one that is one is not copied, as there is no backward that comes for it later."""
+    """The seed as a tensor; a given one is not copied, as no backward comes for it later."""
     if isinstance(seed, Tensor) and seed.dtype is torch.int64 and seed.dim() == 0 and seed.device == device:
         return seed
     return seed_tensor(seed, device)
@@ -149,8 +149,8 @@ def _check_rows(rows: Any, index: Tensor) -> None:
         raise TypeError(f"{_NAME}: rows must be an int64 tensor, got {describe(rows)}")
     if rows.shape != index.shape or rows.device != index.device:
         raise ValueError(
-            f"{_NAME}: rows must have one number per sample, shape {tuple(index.shape)} on {index.device}, got "
-            f"{describe(rows)}"
+            f"{_NAME}: rows must have one number per sample, shape {tuple(index.shape)} on {index.device}, "
+            f"got {describe(rows)}"
         )
 
 
@@ -161,8 +161,8 @@ def _check_out(out: Any, data: Tensor, index: Tensor, dtype: torch.dtype) -> Ten
     shape = (index.shape[0], *data.shape[1:])
     if out.shape != shape or out.device != data.device or not out.is_contiguous():
         raise ValueError(
-            f"{_NAME}: out must be contiguous, of shape {shape} on {data.device}, got {describe(out)} with strides "
-            f"{out.stride()}"
+            f"{_NAME}: out must be contiguous, of shape {shape} on {data.device}, got {describe(out)} with "
+            f"strides {out.stride()}"
         )
     if out.requires_grad:
         raise ValueError(f"{_NAME}: out is written over, so it must not require grad; out.detach() does not")
@@ -171,7 +171,7 @@ def _check_out(out: Any, data: Tensor, index: Tensor, dtype: torch.dtype) -> Ten
 
 def _explain_inputs(data: Any, index: Any) -> NoReturn:
     """Say which of the two does not fit, and how to go on."""
-    kinds = "uint8, float32, bfloat16 or float16"
+    kinds = "uint8, bool, float32, bfloat16 or float16"
     if not isinstance(data, Tensor):
         raise TypeError(f"{_NAME}: data must be a torch tensor ({kinds}), got {describe(data)}")
     if data.layout is not torch.strided:
@@ -189,6 +189,6 @@ def _explain_inputs(data: Any, index: Any) -> NoReturn:
         )
     if index.device != data.device:
         raise ValueError(
-            f"{_NAME}: data is on {data.device} and index on {index.device}; move one of them with .to(device)"
+            f"{_NAME}: data is on {data.device} and index on {index.device}; move one with .to(device)"
         )
     raise ValueError(f"{_NAME}: index must be a dense tensor of shape (B,), got {describe(index)}")

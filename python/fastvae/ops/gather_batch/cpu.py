@@ -12,8 +12,8 @@ from fastvae.ops.gather_batch import reference, schema
 from fastvae.ops.layout import address, seed_value, uniform_stride
 from fastvae.ops.library import kernel
 
-DATA_CODES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4}
-"""The dtypes of data as ``fastvae._core`` numbers them."""
+DATA_CODES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4, torch.bool: 4}
+"""The dtypes of data as ``fastvae._core`` numbers them; a bool is a byte that is 0 or 1."""
 
 BATCH_CODES = {torch.float32: 0, torch.bfloat16: 2}
 """The dtypes of batches, likewise."""

@@ -28,7 +28,7 @@ def gather_batch(
     """``data[index] / data_max``, rounded to float32, as it is or as zeros and ones."""
     values = data.index_select(0, index).to(torch.float32)
     if data_max is not None:
-        # By a number on the device: a GPU multiplies by the reciprocal of one that is not, and is off by an ulp.
+        # By a number on the device: a GPU multiplies by the reciprocal of any other, and is off by an ulp.
         values = values / torch.full((), data_max, dtype=torch.float32, device=values.device)
     if binarize == "dynamic":
         if seed is None:

@@ -1,7 +1,8 @@
 """Signatures and fake kernels of the gathering operators.
 
-``binarize`` is ``"none"``, ``"dynamic"`` or ``"threshold"``; ``seed`` and ``rows`` are read for ``"dynamic"``,
-where no ``rows`` are the index itself. There is nothing to differentiate: data sets are constants.
+``binarize`` is ``"none"``, ``"dynamic"`` or ``"threshold"``; ``seed`` and ``rows`` are read for
+``"dynamic"``, where no ``rows`` are the index itself. There is nothing to differentiate: data sets are
+constants.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from fastvae.ops.layout import address, seed_value
 from fastvae.ops.library import kernel
 from fastvae.ops.noise import reference, schema
 
-
 Fill: TypeAlias = Callable[[int, int, int, int, int, int, int, int], None]
 """A function of ``fastvae._core`` that fills a float32 matrix."""
 
@@ -54,8 +53,8 @@ def given_matrix(fill: Fill) -> Callable[..., None]:
                 f"{out.dtype} with strides {out.stride()} on {out.device}"
             )
         _fill(fill, out, rows, columns, seed, draw, row_offset, row_ids)
-        # The kernel writes behind autograd's back: a backward that kept the old values has to fail, as it does
-        # for torch's own in-place operations.
+        # The kernel writes behind autograd's back: a backward that kept the old values has to fail, as it
+        # does for torch's own in-place operations.
         torch.autograd.graph.increment_version(out)
 
     return run
