@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -17,6 +16,9 @@ from fastvae.ops.validation import check_index, describe
 __all__ = ["gather_batch"]
 
 _NAME = "gather_batch"
+
+SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+"""Between which a divisor may lie: the normal numbers of float32."""
 
 
 def gather_batch(
@@ -133,11 +135,10 @@ def _check_draw(draw: int) -> int:
 
 def _check_data_max(data_max: Any) -> float:
     """A positive number that float32 can hold."""
-    try:
-        value = float(data_max)
-    except (TypeError, ValueError):
-        value = math.nan
-    if isinstance(data_max, bool) or not 2.0**-126 <= value <= torch.finfo(torch.float32).max:
+    if isinstance(data_max, bool) or not hasattr(data_max, "__float__"):
+        raise TypeError(f"{_NAME}: data_max must be a number, got {describe(data_max)}")
+    value = float(data_max)
+    if not SMALLEST <= value <= LARGEST:
         raise ValueError(
             f"{_NAME}: data_max must be a positive number, such as 255 for pixels, got {data_max!r}"
         )
