@@ -14,13 +14,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
 
 from fastvae import _core, noise
 from fastvae import functional as F
 from fastvae.data import open_data
 from fastvae.data.base import Subset
 from fastvae.data.binarize import Binarize
+from fastvae.data.loader import LoaderData
 from fastvae.data.resident import ResidentData
+from fastvae.data.stream import StreamData
 from fastvae.ops.gather_batch import reference
 from fastvae.training import train
 
@@ -371,7 +374,7 @@ def test_inputs_that_do_not_fit(data, index, error, message):
         ({"data_max": float("nan")}, ValueError, "data_max"),
         ({"data_max": float("inf")}, ValueError, "data_max"),
         ({"data_max": 1e-60}, ValueError, "data_max"),
-        ({"data_max": True}, ValueError, "data_max"),
+        ({"data_max": True}, TypeError, "data_max must be a number, got bool"),
         ({"data_max": "255"}, TypeError, "data_max must be a number, got str"),
         ({"binarize": "none"}, ValueError, "binarize must be 'dynamic', 'threshold' or None, got 'none'"),
         ({"binarize": ["dynamic"]}, ValueError, "binarize must be"),
@@ -403,12 +406,12 @@ def test_options_that_do_not_fit(options, error, message):
 )
 def test_the_bare_operator_checks_what_it_is_given(data, index, rows, seed, out, message):
     """The kernel reads as far as these say."""
-    arguments = (data, index, rows, seed, 0, None, "dynamic")
+    operators = torch.ops.fastvae
+    operator, last = (
+        (operators.gather_batch, torch.float32) if out is None else (operators.gather_batch_into, out)
+    )
     with pytest.raises(ValueError, match=message):
-        if out is None:
-            torch.ops.fastvae.gather_batch(*arguments, torch.float32)
-        else:
-            torch.ops.fastvae.gather_batch_into(*arguments, out)
+        operator(data, index, rows, seed, 0, None, "dynamic", last)
 
 
 def test_a_freed_storage_is_noticed():
@@ -421,8 +424,10 @@ def test_a_freed_storage_is_noticed():
 # What torch does to functions
 
 
-@pytest.mark.parametrize("kind", ["none", "dynamic", "threshold"])
-@pytest.mark.parametrize("data", [DATA, DATA.transpose(1, 2), grays(30, 4)[:, 1:]])
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(DATA, "dynamic"), (DATA.transpose(1, 2), "threshold"), (grays(30, 4)[:, 1:], "none")],
+)
 def test_opcheck(data, kind):
     arguments = (data, INDEX, None, torch.tensor(SEED), 3, 255.0, kind)
     torch.library.opcheck(torch.ops.fastvae.gather_batch.default, (*arguments, torch.bfloat16))
@@ -503,18 +508,50 @@ def sources(values, scaled):
 @pytest.mark.parametrize(("values", "scaled"), [(DATA, True), (DATA > 99, False), (grays(30, 5, 7), False)])
 def test_batches_of_a_data_set_and_of_its_parts(values, scaled, kind):
     binarize = Binarize(kind, seed=-3)
-    fused, plain_data = sources(values, scaled)
-    parts = [torch.tensor([3, 29, 7, 7, 0, 12]), torch.tensor([5, 0, 2])]
-    for _ in range(3):
-        for order in (None, noise.permutation(len(fused), 1), torch.tensor([0, 0])):
-            options = {"order": order, "device": torch.device("cpu"), "binarize": binarize}
-            got, expected = (list(data.batches(4, **options)) for data in (fused, plain_data))
-            for (x, rows), (y, numbers) in zip(got, expected, strict=True):
-                assert same(x, y)
-                assert torch.equal(rows, numbers)
-        if parts:
-            rows = parts.pop(0)
-            fused, plain_data = Subset(fused, rows), Subset(plain_data, rows)
+    data, truth = ResidentData(values, name="data", pixels=scaled), values.float()
+    if scaled:
+        truth.div_(255)
+    for part in (torch.tensor([3, 29, 7, 7, 0, 12]), torch.tensor([5, 0, 2]), None):
+        for order in (None, noise.permutation(len(data), 1), torch.tensor([0, 0])):
+            batches = list(data.batches(4, order=order, device=torch.device("cpu"), binarize=binarize))
+            rows = torch.arange(len(data)) if order is None else order
+            assert torch.equal(torch.cat([numbers for _, numbers in batches]), rows)
+            assert same(torch.cat([x for x, _ in batches]), binarize(truth[rows], rows))
+        if part is not None:  # a part of the part, the next time: rows count within it
+            data, truth = Subset(data, part), truth[part]
+
+
+@pytest.mark.parametrize("kind", ["none", "dynamic", "threshold"])
+def test_every_kind_of_data_set_gives_the_same_batches(kind):
+    """Those that cannot gather go step by step."""
+    binarize = Binarize(kind, seed=5)
+    values = pixels(11, 3, 2)
+    expected = binarize(values / 255, torch.arange(11))
+
+    class Items(Dataset):
+        def __len__(self):
+            return 11
+
+        def __getitem__(self, index):
+            return values[index]
+
+    for data in (
+        ResidentData(values, name="data", pixels=True),
+        StreamData(Items(), values[0], name="items"),
+        LoaderData(DataLoader(Items(), batch_size=4)),
+    ):
+        batches = list(data.batches(4, order=None, device=torch.device("cpu"), binarize=binarize))
+        assert same(torch.cat([x for x, _ in batches]), expected), data
+    numbers = torch.arange(11) + 100
+    for data in (
+        ResidentData(values, name="data", pixels=True),
+        StreamData(Items(), values[0], name="items"),
+    ):
+        batches = list(
+            data.batches(4, order=None, device=torch.device("cpu"), binarize=binarize, numbers=numbers)
+        )
+        assert same(torch.cat([x for x, _ in batches]), binarize(values / 255, numbers)), data
+        assert torch.equal(torch.cat([rows for _, rows in batches]), numbers)
 
 
 def test_a_batch_is_its_readers_to_keep():

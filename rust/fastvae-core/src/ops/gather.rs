@@ -101,7 +101,7 @@ struct Gather<'a, S, T> {
     target: &'a mut [T],
 }
 
-impl<'a, S: Sample, T: Element<Math = f32>> Kernel for Gather<'a, S, T> {
+impl<S: Sample, T: Element<Math = f32>> Kernel for Gather<'_, S, T> {
     type Output = ();
 
     #[inline(always)]
@@ -121,7 +121,7 @@ impl<'a, S: Sample, T: Element<Math = f32>> Kernel for Gather<'a, S, T> {
     }
 }
 
-impl<'a, S: Sample, T: Element<Math = f32>> Gather<'a, S, T> {
+impl<S: Sample, T: Element<Math = f32>> Gather<'_, S, T> {
     /// The values of a slot.
     #[inline(always)]
     fn values<L: Vectors>(&self, row: usize, at: usize) -> L::F32 {
