@@ -5,6 +5,7 @@ from typing import Final
 __all__ = [
     "__version__",
     "fold_in",
+    "gather_batch",
     "latent_backward",
     "latent_forward",
     "levels",
@@ -44,6 +45,17 @@ def uniform(
     threads: int,
 ) -> None: ...
 def permutation(target: int, n: int, seed: int, draw: int) -> None: ...
+def gather_batch(
+    dtypes: tuple[int, int],
+    data: tuple[int, int, int],
+    columns: int,
+    index: tuple[int, int],
+    divisor: float | None,
+    binarize: int,
+    noise: tuple[int, int, int],
+    target: int,
+    threads: int,
+) -> None: ...
 def latent_forward(
     dtype: int,
     rows: int,

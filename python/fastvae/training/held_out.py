@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastvae.data import Data
+from fastvae.data.binarize import Binarize
 from fastvae.evaluation import evaluate
 from fastvae.models import VAE
-from fastvae.training.binarize import binarize
 from fastvae.training.config import Settings
 from fastvae.training.randomness import Stream, derive
 
@@ -26,9 +26,11 @@ def evaluate_on(
     """
 
     def batches() -> Iterator[Tensor]:
-        binarize_seed = derive(seed, Stream.EVALUATION_BINARIZE)
+        binarize = Binarize(settings.binarize, derive(seed, Stream.EVALUATION_BINARIZE))
         source_seed = derive(seed, Stream.SOURCE)
-        for x, rows in data.batches(settings.batch_size, order=None, device=device, seed=source_seed):
-            yield binarize(x, rows, settings.binarize, binarize_seed).reshape(-1, *model.input_shape)
+        for x, _ in data.batches(
+            settings.batch_size, order=None, device=device, seed=source_seed, binarize=binarize
+        ):
+            yield x.reshape(-1, *model.input_shape)
 
     return evaluate(model, batches(), seed=derive(seed, Stream.EVALUATION))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fastvae import noise
 from fastvae.data import Data
+from fastvae.data.binarize import Binarize
 from fastvae.models import VAE
 from fastvae.objectives import elbo, kl_weight
-from fastvae.training.binarize import binarize
 from fastvae.training.config import Settings
 from fastvae.training.diagnosis import report_skipped
 from fastvae.training.history import EpochTotals, Record
@@ -111,9 +111,11 @@ def _batches(data: Data, settings: Settings, epoch: int, device: torch.device) -
     """Yield the batches of one epoch in its own order, as the model sees them."""
     order = noise.permutation(len(data), derive(settings.seed, Stream.SHUFFLE, epoch))
     source_seed = derive(settings.seed, Stream.SOURCE, epoch)
-    binarize_seed = derive(settings.seed, Stream.BINARIZE, epoch)
-    for x, rows in data.batches(settings.batch_size, order=order, device=device, seed=source_seed):
-        yield binarize(x, rows, settings.binarize, binarize_seed)
+    binarize = Binarize(settings.binarize, derive(settings.seed, Stream.BINARIZE, epoch))
+    for x, _ in data.batches(
+        settings.batch_size, order=order, device=device, seed=source_seed, binarize=binarize
+    ):
+        yield x
 
 
 def _record(epoch: int, totals: EpochTotals, beta: float, started: float) -> Record:

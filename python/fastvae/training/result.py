@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fastvae import functional, noise
 from fastvae.data import Data, open_data
+from fastvae.data.binarize import AS_THEY_ARE, Binarize
 from fastvae.models import VAE
 from fastvae.models.vae import without_ones
 from fastvae.training import persistence
-from fastvae.training.binarize import binarize
 from fastvae.training.config import RunConfig, as_count
 from fastvae.training.held_out import evaluate_on
 from fastvae.training.history import Record
@@ -144,8 +144,8 @@ class TrainedVAE:
         """
         data, single = self._open(x)
         means, logvars = [], []
-        for batch, rows in data.batches(CHUNK, order=None, device=self.device):
-            seen = _filled(self._as_trained(batch, rows).reshape(-1, *self.input_shape))
+        for batch, _ in data.batches(CHUNK, order=None, device=self.device, binarize=self._as_trained):
+            seen = _filled(batch.reshape(-1, *self.input_shape))
             with torch.no_grad():
                 mu, logvar = self.model.posterior(seen)
             means.append(mu[: len(batch)].cpu())
@@ -345,10 +345,10 @@ class TrainedVAE:
             )
         return data, single
 
-    def _as_trained(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Give gray pixels as the encoder knows them; drawn ones stay at their mean."""
-        kind = "threshold" if self.config.training.binarize == "threshold" else "none"
-        return binarize(x, rows, kind, seed=0)
+    @property
+    def _as_trained(self) -> Binarize:
+        """Gray pixels as the encoder knows them; drawn ones stay at their mean."""
+        return Binarize("threshold") if self.config.training.binarize == "threshold" else AS_THEY_ARE
 
     def _decode(self, z: Tensor) -> Tensor:
         parts = [torch.empty((0, *self.input_shape))]

@@ -123,6 +123,27 @@ impl Distribution for Uniform {
     }
 }
 
+/// The upper 24 bits of a word, as the bits of a float: uniforms for those who compare integers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upper24;
+
+impl Distribution for Upper24 {
+    #[inline(always)]
+    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N] {
+        let mut values = [[W::Floats::splat(0.0); 4]; N];
+        for i in 0..N {
+            let [a, b, c, d] = blocks[i];
+            values[i] = [upper(a), upper(b), upper(c), upper(d)];
+        }
+        values
+    }
+}
+
+#[inline(always)]
+fn upper<W: Words>(word: W) -> W::Floats {
+    word.shift_right::<8>().to_floats()
+}
+
 /// The upper 24 bits of a word as a fraction.
 #[inline(always)]
 fn unit<W: Words>(word: W) -> W::Floats {

@@ -13,6 +13,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::operations::gather::gather_batch;
+    #[pymodule_export]
     use crate::operations::latent::{latent_backward, latent_forward};
     #[pymodule_export]
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};

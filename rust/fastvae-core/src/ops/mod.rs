@@ -1,9 +1,11 @@
 //! The operations: forward and backward are one pass over memory each.
 
+pub mod gather;
 pub mod latent;
 pub mod prior;
 mod sum;
 
+pub use gather::{Binarize, Sample, gather_batch};
 pub use latent::{latent_backward, latent_forward};
 pub use prior::{Gaussians, PriorGrads, prior_backward, prior_forward};
 
