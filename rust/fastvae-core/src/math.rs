@@ -1,7 +1,7 @@
 //! The functions behind the kernels, on lanes.
 //!
 //! Coefficients of `log`, `sin` and `cos` are those of Cephes (`logf`, `sinf`, `cosf`); those of the exponential
-//! are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
+//! and of the inverse hyperbolic tangent are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
 
 use crate::lanes::{Floats, Scalar, Words};
 
@@ -128,4 +128,21 @@ pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
     let growth = n.select_within(exact, p.fma(scale, scale.sub(one)), value.sub(one));
     let excess = n.select_within(splat(V::Scalar::HALF), square.mul(q), growth.sub(h));
     Exponential { reduced: p, exponent: n, value, growth, excess }
+}
+
+/// log(1 + e) for e in [0, 1], to an ulp and a half of the result.
+///
+/// With s = e / (2 + e) it is 2 atanh(s), and 2 s = e - s e: only a small part of the result is rounded more than
+/// once.
+#[inline(always)]
+pub(crate) fn log_1p<V: Floats>(e: V) -> V {
+    let s = e.div(e.add(V::splat(V::Scalar::TWO)));
+    let square = s.mul(s);
+    let coefficients = V::Scalar::ATANH_EXCESS;
+    let mut excess = V::splat(coefficients[coefficients.len() - 1]);
+    for &coefficient in coefficients.iter().rev().skip(1) {
+        excess = excess.fma(square, V::splat(coefficient));
+    }
+    // log(1 + e) = 2 s + s^3 excess = e + s (s^2 excess - e).
+    square.fma(excess, V::splat(V::Scalar::ZERO).sub(e)).fma(s, e)
 }
