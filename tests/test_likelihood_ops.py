@@ -23,7 +23,7 @@ from fastvae.ops.layout import OPMATH
 
 N = 100_000
 BOUND = 1e-6
-# The smallest number of float32, times an upstream gradient of up to 8; torch's own exp ends at the normal ones.
+# The smallest number of float32, times an upstream gradient of up to 8; torch's exp ends at the normal ones.
 SMALLEST, SMALLEST_OF_TORCH = 2.0**-146, 2.0**-123
 # Relative to the largest value of a result: kernel and reference round in different places.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3, torch.float16: 1e-3}

@@ -111,13 +111,14 @@ def gaussian_log_prob(
         Shape ``(..., *event)``, any strides; float32, float64, bfloat16 or float16.
     logvar : Tensor or float
         Natural logarithm of the variance: of the shape of ``mean``, one for each value (predicted); of one
-        element, one for all of them (learned); or a number (fixed). A tensor has the dtype of ``mean``; one of
-        one element may also have the arithmetic's, float32 for a half-precision mean. Gradients reach a tensor.
+        element, one for all of them (learned); or a number (fixed). A tensor has the dtype of ``mean``; one
+        of one element may also have the arithmetic's, float32 for a half-precision mean. Gradients reach a
+        tensor.
     target : Tensor
         The data, of the shape of the trailing axes of ``mean``, at least the event's. It is shared by the
         leading axes that it lacks (importance samples, ``(K, B, *event)`` against ``(B, *event)``), without a
-        copy. It is uint8, read as bytes and taken over ``target_max``; bool; or floating, with any values, and
-        converted to the arithmetic's dtype. Gradients reach a floating one.
+        copy. It is uint8, read as bytes and taken over ``target_max``; bool; or floating, with any values,
+        and converted to the arithmetic's dtype. Gradients reach a floating one.
     target_max : int, optional
         What stands for 1 in a uint8 target: 255 for pixels, 1 for zeros and ones. Not for other dtypes.
     event_dims : int

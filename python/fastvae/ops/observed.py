@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from fastvae.ops.layout import OPMATH, address, as_rows
+from fastvae.ops.layout import OPMATH, address, as_rows, dense
 from fastvae.ops.validation import as_integer, check_floating, describe
 
 LARGEST_BYTE = 255
@@ -55,7 +55,8 @@ def check_target(
     if target.dim() < event_dims or leading < 0 or target.shape != parameters.shape[leading:]:
         raise ValueError(
             f"{function}: target must have the trailing axes of {parameters_name}, at least the event's "
-            f"{event_dims}: {parameters_name} has shape {tuple(parameters.shape)} and target {tuple(target.shape)}"
+            f"{event_dims}: {parameters_name} has shape {tuple(parameters.shape)} and target "
+            f"{tuple(target.shape)}"
         )
     if target.dtype is torch.uint8:
         return target, _byte_max(function, target_max)
@@ -89,6 +90,8 @@ def sum_to_target(grad: Tensor, target: Tensor) -> Tensor:
 
 def spread(grad: Tensor, event_dims: int) -> Tensor:
     """The gradient of a log-probability, to be broadcast to the elements it is a sum of."""
+    if not torch.compiler.is_compiling():
+        grad = dense(grad)  # a compiler cannot ask for the layout, and makes no sparse gradients
     return grad.reshape((*grad.shape, *(1,) * event_dims))
 
 
@@ -117,7 +120,8 @@ def target_rows(
     ):
         raise ValueError(
             f"target must be a uint8, bool or {opmath} tensor with the trailing axes of "
-            f"{tuple(parameters.shape)} on the CPU, got {target.dtype} of {tuple(target.shape)} on {target.device}"
+            f"{tuple(parameters.shape)} on the CPU, got {target.dtype} of {tuple(target.shape)} on "
+            f"{target.device}"
         )
     floating = target.is_floating_point()
     if not 1 <= target_max <= LARGEST_BYTE or (target_max != 1 and target.dtype is not torch.uint8):

@@ -9,11 +9,11 @@ use proptest::prelude::*;
 fn shapes() -> impl Strategy<Value = (usize, usize)> {
     prop_oneof![
         (1_usize..5, 1_usize..70),
-        (1_usize..300, 1_usize..6),
+        (1_usize..100, 1_usize..6),
         (1_usize..3, 1000_usize..1050),
         (1_usize..3, 16380_usize..16390),
         Just((2, 40000)),
-        Just((20000, 1)),
+        Just((6000, 3)),
     ]
 }
 

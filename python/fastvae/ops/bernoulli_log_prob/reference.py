@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastvae.ops.bernoulli_log_prob import schema
-from fastvae.ops.layout import OPMATH, dense
+from fastvae.ops.layout import OPMATH
 from fastvae.ops.library import kernel
 from fastvae.ops.observed import spread, sum_event, sum_to_target
 
@@ -45,9 +45,9 @@ def bernoulli_log_prob_backward(
     positive, size, against = sides(logits, target, target_max)
     upward = torch.sigmoid(-size) - against
     slope = torch.where(positive, upward, -upward)
-    return (spread(dense(grad), event_dims) * slope).to(logits.dtype).contiguous()
+    return (spread(grad, event_dims) * slope).to(logits.dtype).contiguous()
 
 
 def target_grad(grad: Tensor, logits: Tensor, target: Tensor, event_dims: int) -> Tensor:
     """The gradient with respect to a floating target, the logit."""
-    return sum_to_target(spread(dense(grad), event_dims) * logits.to(target.dtype), target)
+    return sum_to_target(spread(grad, event_dims) * logits.to(target.dtype), target)

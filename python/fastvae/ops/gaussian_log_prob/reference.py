@@ -10,7 +10,7 @@ import math
 from torch import Tensor
 
 from fastvae.ops.gaussian_log_prob import schema
-from fastvae.ops.layout import OPMATH, dense
+from fastvae.ops.layout import OPMATH
 from fastvae.ops.library import kernel
 from fastvae.ops.observed import spread, sum_event, sum_to_target
 
@@ -47,7 +47,7 @@ def gaussian_log_prob_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients with respect to mean and logvar."""
     scaled, inverse, _ = standardize(mean, logvar, target, target_max)
-    g = spread(dense(grad), event_dims)
+    g = spread(grad, event_dims)
     of_logvar = 0.5 * g * (scaled * scaled - 1)
     if logvar.shape != mean.shape:
         of_logvar = of_logvar.sum().reshape(logvar.shape)
@@ -57,4 +57,4 @@ def gaussian_log_prob_backward(
 def target_grad(grad: Tensor, mean: Tensor, logvar: Tensor, target: Tensor, event_dims: int) -> Tensor:
     """The gradient with respect to a floating target: minus that of the mean."""
     scaled, inverse, _ = standardize(mean, logvar, target, 1)
-    return sum_to_target(-spread(dense(grad), event_dims) * scaled * inverse, target)
+    return sum_to_target(-spread(grad, event_dims) * scaled * inverse, target)
