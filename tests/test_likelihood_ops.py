@@ -164,7 +164,7 @@ def test_gaussian_of_every_element(variance, kind):
     mean = torch.rand(N) * 2 - 0.5
     target, largest, x = data(kind, mean.shape)
     mean[: N // 4] = x[: N // 4].float() * (1 + 1e-6 * torch.randn(N // 4))  # as near as float32 gets
-    logvar = {"predicted": torch.rand(N) * 40 - 20, "learned": torch.tensor(-2.3), "fixed": 1.7}[variance]
+    logvar = {"predicted": torch.rand(N) * 160 - 80, "learned": torch.tensor(-2.3), "fixed": 1.7}[variance]
     as_tensor = torch.as_tensor(logvar)
     truth, size = gaussian_terms(mean, as_tensor, x)
     assert_within(F.gaussian_log_prob(mean, logvar, target, target_max=largest, event_dims=0), truth, size)
@@ -179,7 +179,7 @@ def test_gaussian_of_every_element(variance, kind):
 def test_gaussian_gradients_of_every_element(variance):
     mean = (torch.rand(N) * 2 - 0.5).requires_grad_()
     target, largest, x = data("uint8", mean.shape)
-    logvar = {"predicted": torch.rand(N) * 40 - 20, "learned": torch.tensor(-2.3), "fixed": 1.7}[variance]
+    logvar = {"predicted": torch.rand(N) * 160 - 80, "learned": torch.tensor(-2.3), "fixed": 1.7}[variance]
     given = logvar.requires_grad_() if isinstance(logvar, torch.Tensor) else logvar
     upstream = torch.randn(N)
     log_prob = F.gaussian_log_prob(mean, given, target, target_max=largest, event_dims=0)

@@ -82,6 +82,12 @@ def _byte_max(function: str, target_max: SupportsIndex | None) -> int:
     return largest
 
 
+def empty_log_prob(parameters: Tensor, event_dims: int) -> Tensor:
+    """An uninitialised log-probability: float32, or float64 for float64."""
+    shape = parameters.shape[: parameters.dim() - event_dims]
+    return torch.empty(shape, dtype=OPMATH[parameters.dtype], device=parameters.device)
+
+
 def sum_to_target(grad: Tensor, target: Tensor) -> Tensor:
     """The gradient of a target from that of the values it was repeated to."""
     leading = grad.dim() - target.dim()

@@ -146,3 +146,37 @@ pub(crate) fn log_1p<V: Floats>(e: V) -> V {
     // log(1 + e) = 2 s + s^3 excess = e + s (s^2 excess - e).
     square.fma(excess, V::splat(V::Scalar::ZERO).sub(e)).fma(s, e)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::log_1p;
+    use crate::lanes::portable::Portable;
+    use crate::lanes::{Floats, LANES, Vectors};
+
+    type F32 = <Portable as Vectors>::F32;
+    type F64 = <Portable as Vectors>::F64;
+
+    #[test]
+    fn log_1p_is_within_an_ulp_and_a_half() {
+        let mut worst = 0.0_f64;
+        for bits in (0..=1.0_f32.to_bits()).step_by(4999) {
+            let e = f32::from_bits(bits);
+            let mut lanes = [0.0; LANES];
+            log_1p(F32::splat(e)).store(&mut lanes);
+            let truth = f64::from(e).ln_1p();
+            let ulp = f64::from((truth as f32).next_up()) - f64::from(truth as f32);
+            worst = worst.max((f64::from(lanes[0]) - truth).abs() / ulp);
+        }
+        assert!(worst < 1.5, "{worst}");
+    }
+
+    #[test]
+    fn log_1p_of_doubles_is_within_two_ulps() {
+        for i in 0..=100_000 {
+            let e = f64::from(i) / 100_000.0;
+            let mut lanes = [0.0; LANES];
+            log_1p(F64::splat(e)).store(&mut lanes);
+            assert!((lanes[0] - e.ln_1p()).abs() <= 2.0 * f64::EPSILON * e.ln_1p(), "{e}");
+        }
+    }
+}

@@ -300,10 +300,10 @@ fn an_empty_event_is_certain() {
     let matrix = Matrix::contiguous(&empty, 3, 0);
     let observed = Observed { values: matrix, max: 1 };
     ops::bernoulli_forward(alone(), matrix, observed, KlTarget::Rows(&mut rows));
-    assert_eq!(rows, [0.0; 3]);
+    assert!(rows.iter().all(|&log_prob| log_prob == 0.0));
     let density = Density { mean: matrix, logvar: LogVariance::All(3.0) };
     ops::gaussian_forward(alone(), density, observed, KlTarget::Rows(&mut rows));
-    assert_eq!(rows, [0.0; 3]);
+    assert!(rows.iter().all(|&log_prob| log_prob == 0.0));
 }
 
 #[test]

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.bernoulli_log_prob import schema
-from fastvae.ops.bernoulli_log_prob.schema import empty_log_prob
 from fastvae.ops.layout import KL_CODES, LatentMatrix
 from fastvae.ops.library import kernel
-from fastvae.ops.observed import event_rows, target_rows
+from fastvae.ops.observed import empty_log_prob, event_rows, target_rows
 
 
 @kernel(schema.bernoulli_log_prob, "CPU")

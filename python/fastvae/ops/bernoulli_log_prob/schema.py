@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastvae.ops.layout import OPMATH
 from fastvae.ops.library import define, fake
+from fastvae.ops.observed import empty_log_prob
 
 bernoulli_log_prob = define(
     "bernoulli_log_prob(Tensor logits, Tensor target, int target_max, int event_dims) -> Tensor"
@@ -19,12 +19,6 @@ bernoulli_log_prob_backward = define(
     "bernoulli_log_prob_backward(Tensor grad, Tensor logits, Tensor target, int target_max, int event_dims)"
     " -> Tensor"
 )
-
-
-def empty_log_prob(parameters: Tensor, event_dims: int) -> Tensor:
-    """An uninitialised log-probability: float32, or float64 for float64."""
-    shape = parameters.shape[: parameters.dim() - event_dims]
-    return torch.empty(shape, dtype=OPMATH[parameters.dtype], device=parameters.device)
 
 
 @fake(bernoulli_log_prob)

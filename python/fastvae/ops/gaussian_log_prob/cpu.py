@@ -7,10 +7,10 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.gaussian_log_prob import schema
-from fastvae.ops.gaussian_log_prob.schema import empty_grads, empty_log_prob
+from fastvae.ops.gaussian_log_prob.schema import empty_grads
 from fastvae.ops.layout import KL_CODES, OPMATH, LatentMatrix, address
 from fastvae.ops.library import kernel
-from fastvae.ops.observed import event_rows, target_rows
+from fastvae.ops.observed import empty_log_prob, event_rows, target_rows
 
 
 def _logvar_rows(matrix: LatentMatrix, logvar: Tensor) -> tuple[Tensor, tuple[int, int], bool]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastvae.ops.layout import OPMATH
 from fastvae.ops.library import define, fake
+from fastvae.ops.observed import empty_log_prob
 
 gaussian_log_prob = define(
     "gaussian_log_prob(Tensor mean, Tensor logvar, Tensor target, int target_max, int event_dims) -> Tensor"
@@ -20,12 +20,6 @@ gaussian_log_prob_backward = define(
     "gaussian_log_prob_backward(Tensor grad, Tensor mean, Tensor logvar, Tensor target, int target_max,"
     " int event_dims) -> (Tensor, Tensor)"
 )
-
-
-def empty_log_prob(parameters: Tensor, event_dims: int) -> Tensor:
-    """An uninitialised log-probability: float32, or float64 for float64."""
-    shape = parameters.shape[: parameters.dim() - event_dims]
-    return torch.empty(shape, dtype=OPMATH[parameters.dtype], device=parameters.device)
 
 
 def empty_grads(mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
