@@ -4,8 +4,12 @@ from typing import Final
 
 __all__ = [
     "__version__",
+    "bernoulli_backward",
+    "bernoulli_forward",
     "fold_in",
     "gather_batch",
+    "gaussian_backward",
+    "gaussian_forward",
     "latent_backward",
     "latent_forward",
     "levels",
@@ -99,5 +103,47 @@ def prior_backward(
     kl_kind: int,
     grad_kl: tuple[int, int],
     grads: tuple[int, int, int, int],
+    threads: int,
+) -> None: ...
+def bernoulli_forward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    logits: tuple[int, int],
+    target: tuple[int, int, int, int],
+    log_prob: tuple[int, tuple[int, int]],
+    threads: int,
+) -> None: ...
+def bernoulli_backward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    logits: tuple[int, int],
+    target: tuple[int, int, int, int],
+    grad: tuple[int, tuple[int, int]],
+    grad_logits: int,
+    threads: int,
+) -> None: ...
+def gaussian_forward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    mean: tuple[int, int],
+    logvar: tuple[int, int],
+    shared: bool,
+    target: tuple[int, int, int, int],
+    log_prob: tuple[int, tuple[int, int]],
+    threads: int,
+) -> None: ...
+def gaussian_backward(
+    dtype: int,
+    rows: int,
+    columns: int,
+    mean: tuple[int, int],
+    logvar: tuple[int, int],
+    shared: bool,
+    target: tuple[int, int, int, int],
+    grad: tuple[int, tuple[int, int]],
+    grads: tuple[int, int],
     threads: int,
 ) -> None: ...

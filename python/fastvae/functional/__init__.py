@@ -5,7 +5,7 @@ composes with autograd, ``torch.func``, ``torch.compile``, ``torch.export``, aut
 checkpointing. Arithmetic is in float32 (float64 for float64) whatever the input, rounded once at the end.
 
 A latent has shape ``(..., *event)``; ``event_dims`` says how many trailing axes form one latent: 1 for a
-vector of codes, 3 for a ``(B, C, H, W)`` map. All divergences are in nats.
+vector of codes, 3 for a ``(B, C, H, W)`` map. All divergences and log-probabilities are in nats.
 
 >>> import torch
 >>> from fastvae import functional as F
@@ -17,5 +17,14 @@ vector of codes, 3 for a ``(B, C, H, W)`` map. All divergences are in nats.
 
 from fastvae.functional.batches import gather_batch
 from fastvae.functional.latent import Reduction, gaussian_kl, reparametrize, reparametrize_kl
+from fastvae.functional.likelihood import bernoulli_log_prob, gaussian_log_prob
 
-__all__ = ["Reduction", "gather_batch", "gaussian_kl", "reparametrize", "reparametrize_kl"]
+__all__ = [
+    "Reduction",
+    "bernoulli_log_prob",
+    "gather_batch",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "reparametrize",
+    "reparametrize_kl",
+]

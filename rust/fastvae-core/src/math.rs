@@ -1,7 +1,7 @@
 //! The functions behind the kernels, on lanes.
 //!
 //! Coefficients of `log`, `sin` and `cos` are those of Cephes (`logf`, `sinf`, `cosf`); those of the exponential
-//! are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
+//! and of the inverse hyperbolic tangent are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
 
 use crate::lanes::{Floats, Scalar, Words};
 
@@ -144,4 +144,55 @@ pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
     let growth = n.select_within(exact, p.fma(scale, scale.sub(one)), value.sub(one));
     let excess = n.select_within(splat(V::Scalar::HALF), square.mul(q), growth.sub(h));
     Exponential { reduced: p, exponent: n, value, growth, excess }
+}
+
+/// log(1 + e) for e in [0, 1], to an ulp and a half of the result.
+///
+/// With s = e / (2 + e) it is 2 atanh(s), and 2 s = e - s e: only a small part of the result is rounded more than
+/// once.
+#[inline(always)]
+pub(crate) fn log_1p<V: Floats>(e: V) -> V {
+    let s = e.div(e.add(V::splat(V::Scalar::TWO)));
+    let square = s.mul(s);
+    let coefficients = V::Scalar::ATANH_EXCESS;
+    let mut excess = V::splat(coefficients[coefficients.len() - 1]);
+    for &coefficient in coefficients.iter().rev().skip(1) {
+        excess = excess.fma(square, V::splat(coefficient));
+    }
+    // log(1 + e) = 2 s + s^3 excess = e + s (s^2 excess - e).
+    square.fma(excess, V::splat(V::Scalar::ZERO).sub(e)).fma(s, e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::log_1p;
+    use crate::lanes::portable::Portable;
+    use crate::lanes::{Floats, LANES, Vectors};
+
+    type F32 = <Portable as Vectors>::F32;
+    type F64 = <Portable as Vectors>::F64;
+
+    #[test]
+    fn log_1p_is_within_an_ulp_and_a_half() {
+        let mut worst = 0.0_f64;
+        for bits in (0..=1.0_f32.to_bits()).step_by(4999) {
+            let e = f32::from_bits(bits);
+            let mut lanes = [0.0; LANES];
+            log_1p(F32::splat(e)).store(&mut lanes);
+            let truth = f64::from(e).ln_1p();
+            let ulp = f64::from((truth as f32).next_up()) - f64::from(truth as f32);
+            worst = worst.max((f64::from(lanes[0]) - truth).abs() / ulp);
+        }
+        assert!(worst < 1.5, "{worst}");
+    }
+
+    #[test]
+    fn log_1p_of_doubles_is_within_two_ulps() {
+        for i in 0..=100_000 {
+            let e = f64::from(i) / 100_000.0;
+            let mut lanes = [0.0; LANES];
+            log_1p(F64::splat(e)).store(&mut lanes);
+            assert!((lanes[0] - e.ln_1p()).abs() <= 2.0 * f64::EPSILON * e.ln_1p(), "{e}");
+        }
+    }
 }

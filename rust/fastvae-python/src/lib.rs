@@ -17,6 +17,10 @@ mod _core {
     #[pymodule_export]
     use crate::operations::latent::{latent_backward, latent_forward};
     #[pymodule_export]
+    use crate::operations::likelihood::{
+        bernoulli_backward, bernoulli_forward, gaussian_backward, gaussian_forward,
+    };
+    #[pymodule_export]
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
     #[pymodule_export]
     use crate::operations::prior::{prior_backward, prior_forward};

@@ -1,19 +1,25 @@
 //! The operations: forward and backward are one pass over memory each.
 
+pub mod bernoulli;
 pub mod gather;
+pub mod gaussian;
 pub mod latent;
+pub mod observed;
 pub mod prior;
 mod sum;
 
+pub use bernoulli::{bernoulli_backward, bernoulli_forward};
 pub use gather::{Binarize, Sample, gather_batch};
+pub use gaussian::{Density, LogVariance, LogVarianceGrad, gaussian_backward, gaussian_forward};
 pub use latent::{latent_backward, latent_forward};
+pub use observed::{Observed, Value};
 pub use prior::{Gaussians, PriorGrads, prior_backward, prior_forward};
 
 use crate::Matrix;
-use crate::lanes::Scalar;
+use crate::lanes::{Arithmetic, Floats, Scalar, Vectors, load};
 use crate::split::{Span, pieces, segments};
 
-/// Where a KL goes.
+/// Where a KL goes, or a log-probability.
 #[derive(Debug)]
 pub enum KlTarget<'a, M> {
     /// Nowhere: it is not computed.
@@ -26,7 +32,7 @@ pub enum KlTarget<'a, M> {
     Total(&'a mut M),
 }
 
-/// The gradient of a KL.
+/// The gradient of a KL, or of a log-probability.
 #[derive(Clone, Copy, Debug)]
 pub enum KlGrad<'a, M> {
     /// None: the KL was not used.
@@ -35,6 +41,18 @@ pub enum KlGrad<'a, M> {
     Elements(Matrix<'a, M>),
     /// One value per row (a matrix of one column; the distance of its rows is 0 for a total).
     Rows(Matrix<'a, M>),
+}
+
+impl<M: Arithmetic> KlGrad<'_, M> {
+    /// The gradient of sixteen elements: those from `at` on in what a span has of a row.
+    #[inline(always)]
+    fn at<L: Vectors>(&self, row: usize, span: Span, at: usize) -> M::Vector<L> {
+        match self {
+            Self::Absent => M::Vector::<L>::splat(M::ZERO),
+            Self::Elements(all) => load(all.within(row, span), at),
+            Self::Rows(all) => M::Vector::<L>::splat(all.stretch(row, 0, 1)[0]),
+        }
+    }
 }
 
 /// The part of a [`KlTarget`] that one span writes.

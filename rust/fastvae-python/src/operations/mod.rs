@@ -3,6 +3,7 @@
 pub(crate) mod gather;
 pub(crate) mod kl;
 pub(crate) mod latent;
+pub(crate) mod likelihood;
 pub(crate) mod noise;
 pub(crate) mod prior;
 
