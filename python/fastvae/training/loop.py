@@ -67,7 +67,7 @@ def fit(
     """
     optimizer = CautiousAdam(model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
     total_steps = settings.epochs * data.batch_count(settings.batch_size)
-    latent_seed = torch.tensor(derive(settings.seed, Stream.LATENT), device=device)
+    latent_seed = derive(settings.seed, Stream.LATENT)
     batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     history: list[Record] = []
     totals = EpochTotals(device)
