@@ -15,6 +15,7 @@ vector of codes, 3 for a ``(B, C, H, W)`` map. All divergences are in nats.
 (torch.Size([8, 32]), torch.Size([8]))
 """
 
+from fastvae.functional.importance import reparametrize_log_weight
 from fastvae.functional.latent import Reduction, gaussian_kl, reparametrize, reparametrize_kl
 
-__all__ = ["Reduction", "gaussian_kl", "reparametrize", "reparametrize_kl"]
+__all__ = ["Reduction", "gaussian_kl", "reparametrize", "reparametrize_kl", "reparametrize_log_weight"]

@@ -127,6 +127,11 @@ class LatentMatrix:
         """A tensor as rows, with the (address, row stride) that the kernels take; keep it for the call."""
         return _strided(name, tensor, self.event_dims, self.shape, self.dtype)
 
+    def strided_of_rows(self, name: str, tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """A tensor with one number per row in the dtype of the arithmetic, likewise: a column."""
+        shape = torch.Size(reduced_shape(self.shape, self.event_dims, "sample"))
+        return _strided(name, tensor, 0, shape, OPMATH[self.dtype])
+
     def strided_grad_kl(self, grad_kl: Tensor, reduction: str) -> tuple[Tensor, tuple[int, int]]:
         """The gradient of the KL, likewise: an element matrix for ``"none"``, else a column."""
         shape = torch.Size(reduced_shape(self.shape, self.event_dims, reduction))

@@ -63,6 +63,28 @@ pub(crate) fn spans(rows: usize, columns: usize) -> Vec<Span> {
         .collect()
 }
 
+/// The same spans cut into ones of at most `longest` elements, a multiple of sixteen: for work that keeps
+/// more per element than the caches hold of a whole span.
+#[must_use]
+pub(crate) fn finer(spans: &[Span], longest: usize) -> Vec<Span> {
+    let mut cut = Vec::new();
+    for &span in spans {
+        let rows = (longest / span.columns).max(1);
+        for row in (0..span.rows).step_by(rows) {
+            let columns = span.columns.min(longest);
+            for column in (0..span.columns).step_by(columns) {
+                cut.push(Span {
+                    row: span.row + row,
+                    rows: rows.min(span.rows - row),
+                    column: span.column + column,
+                    columns: columns.min(span.columns - column),
+                });
+            }
+        }
+    }
+    cut
+}
+
 /// Into how many spans each row is cut (1 where spans hold whole rows).
 #[must_use]
 pub(crate) fn segments(columns: usize) -> usize {

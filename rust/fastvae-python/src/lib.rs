@@ -14,6 +14,8 @@ mod _core {
     #[pymodule_export]
     use crate::operations::latent::{latent_backward, latent_forward};
     #[pymodule_export]
+    use crate::operations::log_weight::{log_weight_backward, log_weight_forward};
+    #[pymodule_export]
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
     #[pymodule_export]
     use crate::operations::prior::{prior_backward, prior_forward};

@@ -1,10 +1,12 @@
 //! The operations: forward and backward are one pass over memory each.
 
 pub mod latent;
+pub mod log_weight;
 pub mod prior;
 mod sum;
 
 pub use latent::{latent_backward, latent_forward};
+pub use log_weight::{log_weight_backward, log_weight_forward};
 pub use prior::{Gaussians, PriorGrads, prior_backward, prior_forward};
 
 use crate::Matrix;

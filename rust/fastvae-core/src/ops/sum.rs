@@ -5,7 +5,7 @@ use crate::split::Span;
 
 /// Vectors that are added in the type itself before their sum is widened: it bounds the error by that of
 /// seven additions, whatever the length.
-const RUN: usize = 8;
+pub(super) const RUN: usize = 8;
 
 /// Adds up vectors: sixteen lanes, runs of eight vectors, `f64` from there on, and a tree over the lanes.
 ///

@@ -2,6 +2,7 @@
 
 pub(crate) mod kl;
 pub(crate) mod latent;
+pub(crate) mod log_weight;
 pub(crate) mod noise;
 pub(crate) mod prior;
 
