@@ -120,7 +120,7 @@ def test_log_weights_against_float64(dtype, shape, implementation):
 
 @pytest.mark.parametrize("size", [1e-3, 1e-6, 0.0])
 def test_no_digit_is_lost_where_the_posterior_is_near_the_prior(size):
-    """The textbook form, log p - log q, has no digit left here; each element keeps all but a few roundings."""
+    """The textbook form, log p - log q, has no digit left here; each element is off by a few roundings."""
     mu, logvar = (t * size for t in inputs(torch.float32, requires_grad=False, shape=(5000, 1)))
     _, log_weight = F.reparametrize_log_weight(mu, logvar, num_samples=2, seed=SEED)
     eps = eps_of(mu.shape, 2)

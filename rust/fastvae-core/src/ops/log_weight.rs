@@ -272,7 +272,7 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const WEIGHT: bool> Visit<L>
         let chain = of_z.mul(half);
         of_logvar = if WEIGHT { chain.fma(step, of_logvar) } else { chain.mul(step) };
         let [sum_mu, sum_logvar] = &mut self.sums;
-        let first = self.sample % RUN == 0;
+        let first = self.sample.is_multiple_of(RUN);
         sum_mu.add::<L>(of_z, first, stretch.clone(), at);
         sum_logvar.add::<L>(of_logvar, first, stretch, at);
     }
