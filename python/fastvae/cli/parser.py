@@ -130,6 +130,13 @@ model.safetensors and pictures. Ctrl-C ends the training and keeps what there is
     )
     _option(
         training.add_argument,
+        "--free-bits",
+        "nats that each code of each sample carries at no cost (default: 0)",
+        type=float,
+        metavar="X",
+    )
+    _option(
+        training.add_argument,
         "--binarize",
         "make pixels binary: drawn anew in each epoch, or above 0.5 (default: none)",
         choices=["none", "dynamic", "threshold"],

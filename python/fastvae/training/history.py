@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from fastvae.models import Terms
+from fastvae.models import FlooredTerms, Terms
 
 __all__ = ["RECORD_KEYS", "EpochTotals", "Means", "Record"]
 
@@ -51,7 +51,7 @@ class EpochTotals:
         self._sums = torch.zeros(4, dtype=dtype, device=device)
         self.steps = 0
 
-    def add(self, terms: Terms, skipped: Tensor) -> None:
+    def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
         """Add a batch, or only count it where its step was skipped (a boolean scalar)."""
         recon, kl = terms.recon.detach().sum(), terms.kl.detach().sum()
         samples = torch.full_like(recon, len(terms.recon))

@@ -10,6 +10,9 @@ pub(crate) const SEGMENT: usize = 16384;
 /// Elements below which another thread costs more than it saves while torch's own threads still spin.
 const ELEMENTS_PER_THREAD: usize = 1 << 18;
 
+/// Rows of a band at least: the `f64` sums of one take a sixteenth of the memory of its elements, or less.
+const ROWS_PER_BAND: usize = 32;
+
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -61,6 +64,16 @@ pub(crate) fn spans(rows: usize, columns: usize) -> Vec<Span> {
             })
         })
         .collect()
+}
+
+/// Bands of whole rows, for sums over the rows: not many, as each has a sum of its own for every column.
+#[must_use]
+pub(crate) fn bands(rows: usize, columns: usize) -> Vec<Span> {
+    if rows == 0 || columns == 0 {
+        return Vec::new();
+    }
+    let step = (SEGMENT / columns).max(ROWS_PER_BAND);
+    (0..rows).step_by(step).map(|row| Span { row, rows: step.min(rows - row), column: 0, columns }).collect()
 }
 
 /// The same spans cut into ones of at most `longest` elements, a multiple of sixteen: for work that keeps

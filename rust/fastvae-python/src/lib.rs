@@ -12,6 +12,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::operations::free_bits::{free_bits_backward, free_bits_forward};
+    #[pymodule_export]
     use crate::operations::latent::{latent_backward, latent_forward};
     #[pymodule_export]
     use crate::operations::log_weight::{log_weight_backward, log_weight_forward};
