@@ -16,6 +16,7 @@ vector of codes, 3 for a ``(B, C, H, W)`` map. All divergences and log-probabili
 """
 
 from fastvae.functional.batches import gather_batch
+from fastvae.functional.importance import reparametrize_log_weight
 from fastvae.functional.latent import Reduction, gaussian_kl, reparametrize, reparametrize_kl
 from fastvae.functional.likelihood import bernoulli_log_prob, gaussian_log_prob
 
@@ -27,4 +28,5 @@ __all__ = [
     "gaussian_log_prob",
     "reparametrize",
     "reparametrize_kl",
+    "reparametrize_log_weight",
 ]

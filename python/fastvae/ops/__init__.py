@@ -8,6 +8,7 @@ from fastvae.ops import (
     noise,
     reparametrize,
     reparametrize_kl,
+    reparametrize_log_weight,
 )
 from fastvae.ops.threads import share_torchs
 
@@ -21,4 +22,5 @@ __all__ = [
     "noise",
     "reparametrize",
     "reparametrize_kl",
+    "reparametrize_log_weight",
 ]

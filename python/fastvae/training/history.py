@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from fastvae.models import Terms
+from fastvae.models import FlooredTerms, Terms
 
 __all__ = ["RECORD_KEYS", "EpochTotals", "Means", "Record"]
 
@@ -53,7 +53,7 @@ class EpochTotals:
         self._sizes = dict[int, Tensor]()
         self.steps = 0
 
-    def add(self, terms: Terms, skipped: Tensor) -> None:
+    def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
         """Add a batch, or only count it where its step was skipped (a boolean scalar)."""
         # Few operations: on small networks each is as long as a layer.
         recon, kl = terms

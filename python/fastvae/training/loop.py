@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastvae import noise
 from fastvae.data import Data
 from fastvae.data.binarize import Binarize
-from fastvae.models import VAE
+from fastvae.models import VAE, FlooredTerms
 from fastvae.objectives import elbo, kl_weight
 from fastvae.training.config import Settings
 from fastvae.training.diagnosis import report_skipped
@@ -82,8 +82,9 @@ def fit(
             for x in _batches(data, settings, epoch, device):
                 beta = kl_weight(step, total_steps, beta=settings.beta, warmup=settings.warmup)
                 with _safe_for_one(batch_norms, len(x)):
-                    terms = model(x, noise.fold_in(latent_seed, step))
-                skipped = optimizer.step(-elbo(terms.recon, terms.kl, beta))
+                    terms = model(x, noise.fold_in(latent_seed, step), free_bits=settings.free_bits)
+                kl = terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
+                skipped = optimizer.step(-elbo(terms.recon, kl, beta))
                 totals.add(terms, skipped)
                 step += 1
                 progress.advance(len(x), f"{epoch}/{settings.epochs}", totals.read)

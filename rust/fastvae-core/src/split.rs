@@ -29,6 +29,9 @@ pub fn lend_pool(pool: Pool) {
     POOL.get_or_init(|| pool);
 }
 
+/// Rows of a band at least: the `f64` sums of one take a sixteenth of the memory of its elements, or less.
+const ROWS_PER_BAND: usize = 32;
+
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -80,6 +83,38 @@ pub(crate) fn spans(rows: usize, columns: usize) -> Vec<Span> {
             })
         })
         .collect()
+}
+
+/// Bands of whole rows, for sums over the rows: not many, as each has a sum of its own for every column.
+#[must_use]
+pub(crate) fn bands(rows: usize, columns: usize) -> Vec<Span> {
+    if rows == 0 || columns == 0 {
+        return Vec::new();
+    }
+    let step = (SEGMENT / columns).max(ROWS_PER_BAND);
+    (0..rows).step_by(step).map(|row| Span { row, rows: step.min(rows - row), column: 0, columns }).collect()
+}
+
+/// The same spans cut into ones of at most `longest` elements, a multiple of sixteen: for work that keeps
+/// more per element than the caches hold of a whole span.
+#[must_use]
+pub(crate) fn finer(spans: &[Span], longest: usize) -> Vec<Span> {
+    let mut cut = Vec::new();
+    for &span in spans {
+        let rows = (longest / span.columns).max(1);
+        for row in (0..span.rows).step_by(rows) {
+            let columns = span.columns.min(longest);
+            for column in (0..span.columns).step_by(columns) {
+                cut.push(Span {
+                    row: span.row + row,
+                    rows: rows.min(span.rows - row),
+                    column: span.column + column,
+                    columns: columns.min(span.columns - column),
+                });
+            }
+        }
+    }
+    cut
 }
 
 /// Into how many spans each row is cut (1 where spans hold whole rows).

@@ -13,6 +13,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::operations::free_bits::{free_bits_backward, free_bits_forward};
+    #[pymodule_export]
     use crate::operations::gather::gather_batch;
     #[pymodule_export]
     use crate::operations::latent::{latent_backward, latent_forward};
@@ -20,6 +22,8 @@ mod _core {
     use crate::operations::likelihood::{
         bernoulli_backward, bernoulli_forward, gaussian_backward, gaussian_forward,
     };
+    #[pymodule_export]
+    use crate::operations::log_weight::{log_weight_backward, log_weight_forward};
     #[pymodule_export]
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
     #[pymodule_export]
