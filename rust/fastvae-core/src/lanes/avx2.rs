@@ -27,7 +27,26 @@ impl Vectors for Avx2 {
         lanes.store(narrow.array_mut());
         narrow.widen()
     }
+
+    #[inline(always)]
+    fn prefetch<T>(values: &[T]) {
+        prefetch(values);
+    }
 }
+
+/// Asks for every cache line of a slice.
+#[inline(always)]
+pub(super) fn prefetch<T>(values: &[T]) {
+    let first = values.as_ptr().cast::<i8>();
+    for offset in (0..size_of_val(values)).step_by(CACHE_LINE) {
+        // SAFETY: the offset lies within the slice, and a prefetch (SSE, which every x86-64 processor has) is a hint
+        // that reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.add(offset)) }
+    }
+}
+
+/// Bytes that come from memory together.
+const CACHE_LINE: usize = 64;
 
 /// Sixteen `f32` in two registers.
 #[derive(Clone, Copy, Debug)]

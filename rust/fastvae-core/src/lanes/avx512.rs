@@ -26,6 +26,11 @@ impl Vectors for Avx512 {
         lanes.store(narrow.array_mut());
         narrow.widen()
     }
+
+    #[inline(always)]
+    fn prefetch<T>(values: &[T]) {
+        super::avx2::prefetch(values);
+    }
 }
 
 /// Sixteen `f32`.

@@ -329,6 +329,10 @@ pub trait Vectors: Copy {
 
     /// Widens every lane exactly.
     fn widen(lanes: Self::F32) -> Self::F64;
+
+    /// Asks for memory that is read soon, where the level can.
+    #[inline(always)]
+    fn prefetch<T>(_values: &[T]) {}
 }
 
 /// Chooses the vector of a level for a scalar type.

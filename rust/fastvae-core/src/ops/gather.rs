@@ -6,12 +6,17 @@ use crate::level::{Kernel, dispatch};
 use crate::noise::{Noise, Rows, Uniform, Upper24, Visit, walk, walk_quietly};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
+use core::ops::Range;
 
 /// The largest byte: what pixels are divided by.
 const PIXEL_MAX: f32 = 255.0;
 
 /// Above this a value is 1 where a threshold makes it binary.
 const THRESHOLD: f32 = 0.5;
+
+/// How far ahead of their use rows are asked for: about as long as memory takes to answer.
+const BYTES_AHEAD: usize = 4096;
+const ROWS_AHEAD: usize = 16;
 
 /// A dtype that samples are kept in.
 pub trait Sample: Copy + Send + Sync + 'static {
@@ -80,7 +85,7 @@ pub fn gather_batch<S: Sample, T: Element<Math = f32>>(
     let items: Vec<_> = spans
         .iter()
         .zip(targets)
-        .map(|(&span, target)| Gather { data, index, divisor, binarize, span, target })
+        .map(|(&span, target)| Gather { rows: Picked { data, index, span }, divisor, binarize, target })
         .collect();
     for_each(items, threads_for(rows * columns, execution.threads), |item| dispatch(execution.level, item));
 }
@@ -92,12 +97,40 @@ pub fn out_of_range(index: &[i64], rows: usize) -> Option<usize> {
     index.iter().position(|&row| row as u64 >= rows as u64)
 }
 
-struct Gather<'a, S, T> {
+/// The rows of the data that a span of the batch takes.
+struct Picked<'a, S> {
     data: Matrix<'a, S>,
     index: &'a [i64],
+    span: Span,
+}
+
+impl<'a, S: Sample> Picked<'a, S> {
+    /// The row of the data that becomes a row of the batch.
+    #[inline(always)]
+    fn row<L: Vectors>(&self, row: usize, column: usize) -> &'a [S] {
+        if column == self.span.column {
+            self.ask_ahead::<L>(row);
+        }
+        self.data.within(self.index[row] as usize, self.span)
+    }
+
+    /// Asks for the beginning of a later row: which one it is, no processor can guess.
+    #[inline(always)]
+    fn ask_ahead<L: Vectors>(&self, row: usize) {
+        let bytes = (self.span.columns * size_of::<S>()).max(1);
+        let later = row + (BYTES_AHEAD / bytes).clamp(1, ROWS_AHEAD);
+        // Past the span too: the same thread most likely takes the next one. The end of a segment is no such place.
+        if later < self.index.len() && self.span.columns == self.data.columns() {
+            let values = self.data.within(self.index[later] as usize, self.span);
+            L::prefetch(&values[..values.len().min(BYTES_AHEAD / size_of::<S>())]);
+        }
+    }
+}
+
+struct Gather<'a, S, T> {
+    rows: Picked<'a, S>,
     divisor: Option<f32>,
     binarize: Binarize<'a>,
-    span: Span,
     target: &'a mut [T],
 }
 
@@ -106,12 +139,12 @@ impl<S: Sample, T: Element<Math = f32>> Kernel for Gather<'_, S, T> {
 
     #[inline(always)]
     fn run<L: Vectors>(mut self) {
-        let span = self.span;
+        let Picked { data, index, span } = self.rows;
         match self.binarize {
-            Binarize::Draw(noise) => match S::bytes(self.data) {
+            Binarize::Draw(noise) => match S::bytes(data) {
                 Some(data) if self.divisor == Some(PIXEL_MAX) => {
-                    let Gather { index, target, .. } = self;
-                    walk::<L, Upper24>(noise, span, &mut DrawnPixels { data, index, span, target });
+                    let rows = Picked { data, index, span };
+                    walk::<L, Upper24>(noise, span, &mut DrawnPixels { rows, target: self.target });
                 }
                 _ => walk::<L, Uniform>(noise, span, &mut Drawn(self)),
             },
@@ -122,22 +155,24 @@ impl<S: Sample, T: Element<Math = f32>> Kernel for Gather<'_, S, T> {
 }
 
 impl<S: Sample, T: Element<Math = f32>> Gather<'_, S, T> {
-    /// The values of a slot.
+    /// The values of a slot, and where they go.
     #[inline(always)]
-    fn values<L: Vectors>(&self, row: usize, at: usize) -> L::F32 {
-        let values = S::load::<L>(self.data.within(self.index[row] as usize, self.span), at);
-        match self.divisor {
+    fn values<L: Vectors>(&self, row: usize, column: usize) -> (L::F32, Range<usize>, usize) {
+        let (stretch, at) = self.rows.span.stretch(row, column);
+        let values = S::load::<L>(self.rows.row::<L>(row, column), at);
+        let values = match self.divisor {
             Some(divisor) => values.div(L::F32::splat(divisor)),
             None => values,
-        }
+        };
+        (values, stretch, at)
     }
 }
 
 impl<L: Vectors, S: Sample, T: Element<Math = f32>> Visit<L> for Gather<'_, S, T> {
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, _: L::F32) {
-        let (stretch, at) = self.span.stretch(row, column);
-        T::store::<L>(self.values::<L>(row, at), &mut self.target[stretch], at);
+        let (values, stretch, at) = self.values::<L>(row, column);
+        T::store::<L>(values, &mut self.target[stretch], at);
     }
 }
 
@@ -146,9 +181,9 @@ struct Threshold<'a, S, T>(Gather<'a, S, T>);
 impl<L: Vectors, S: Sample, T: Element<Math = f32>> Visit<L> for Threshold<'_, S, T> {
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, _: L::F32) {
-        let (stretch, at) = self.0.span.stretch(row, column);
+        let (values, stretch, at) = self.0.values::<L>(row, column);
         let (one, zero) = (L::F32::splat(1.0), L::F32::splat(0.0));
-        let binary = self.0.values::<L>(row, at).select_above(L::F32::splat(THRESHOLD), one, zero);
+        let binary = values.select_above(L::F32::splat(THRESHOLD), one, zero);
         T::store::<L>(binary, &mut self.0.target[stretch], at);
     }
 }
@@ -158,26 +193,23 @@ struct Drawn<'a, S, T>(Gather<'a, S, T>);
 impl<L: Vectors, S: Sample, T: Element<Math = f32>> Visit<L> for Drawn<'_, S, T> {
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, uniforms: L::F32) {
-        let (stretch, at) = self.0.span.stretch(row, column);
+        let (values, stretch, at) = self.0.values::<L>(row, column);
         let (one, zero) = (L::F32::splat(1.0), L::F32::splat(0.0));
-        let binary = self.0.values::<L>(row, at).select_above(uniforms, one, zero);
-        T::store::<L>(binary, &mut self.0.target[stretch], at);
+        T::store::<L>(values.select_above(uniforms, one, zero), &mut self.0.target[stretch], at);
     }
 }
 
 /// [`Drawn`] for bytes divided by 255, in integers: that is what training spends its time on.
 struct DrawnPixels<'a, T> {
-    data: Matrix<'a, u8>,
-    index: &'a [i64],
-    span: Span,
+    rows: Picked<'a, u8>,
     target: &'a mut [T],
 }
 
 impl<L: Vectors, T: Element<Math = f32>> Visit<L> for DrawnPixels<'_, T> {
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
-        let (stretch, at) = self.span.stretch(row, column);
-        let pixels = L::U32::load_u8(&padded(self.data.within(self.index[row] as usize, self.span), at));
+        let (stretch, at) = self.rows.span.stretch(row, column);
+        let pixels = L::U32::load_u8(&padded(self.rows.row::<L>(row, column), at));
         let (one, zero) = (L::F32::splat(1.0), L::F32::splat(0.0));
         let binary = L::U32::from_bits(noise).select_below(bound(pixels), one, zero);
         T::store::<L>(binary, &mut self.target[stretch], at);
