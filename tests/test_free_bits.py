@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastvae
-from fastvae import functional as F
 from fastvae import _core, noise, objectives
+from fastvae import functional as F
 from fastvae.cli.parser import build_parser
 from fastvae.models import VAE, Bernoulli
 from fastvae.ops.gaussian_kl import reference
