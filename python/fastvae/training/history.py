@@ -56,7 +56,7 @@ class EpochTotals:
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
         """Add a batch, or only count it where its step was skipped (a boolean scalar)."""
         # Few operations: on small networks each is as long as a layer.
-        recon, kl = terms
+        recon, kl = terms.recon, terms.kl
         sums = torch.stack((recon.detach(), kl.detach())).sum(1, dtype=self._dtype)
         batch = torch.cat((sums, self._size(len(recon))))
         self._sums += torch.where(skipped, self._nothing, batch)
