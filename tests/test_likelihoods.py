@@ -119,3 +119,30 @@ def test_a_variance_out_of_range_raises(variance):
 def test_a_variance_of_another_kind_raises(variance):
     with pytest.raises(TypeError, match='variance must be "learned", "predicted" or a number'):
         Gaussian(variance)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "per_sample"),
+    [
+        (Bernoulli(), (3, 4, 2)),
+        (Gaussian("learned"), (3, 4, 2)),
+        (Gaussian(0.3), (3, 4, 2)),
+        (Gaussian("predicted"), (2, 3, 4, 2)),
+    ],
+)
+def test_samples_of_the_code_are_measured_against_one_batch(likelihood, per_sample):
+    """Parameters (K, B, ...) against data (B, ...): each of K as it would be alone, also with two maps."""
+    params, x = draw((6, 5, *per_sample)), draw(SHAPE, 1).sigmoid()
+    together = likelihood.log_prob(params, x)
+    assert together.shape == (6, 5)
+    for k in range(6):
+        assert torch.equal(together[k], likelihood.log_prob(params[k], x))
+
+
+@pytest.mark.parametrize("variance", ["learned", 0.3, "predicted"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_may_be_of_another_dtype(variance, dtype):
+    likelihood = Gaussian(variance).to(dtype)
+    shape = (5, 2, 3) if variance == "predicted" else (5, 3)
+    log_prob = likelihood.log_prob(draw(shape).to(dtype), draw((5, 3), 1).to(dtype))
+    assert log_prob.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastvae import _core, noise
-from fastvae.ops.noise import reference
+from fastvae.ops.noise import fallback, reference
 
 KNOWN_ANSWERS = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -22,6 +22,12 @@ KNOWN_ANSWERS = [
         (0xA4093822, 0x299F31D0),
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
+]
+# torch.compile and torch.jit warn about parts of torch itself.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
 DISTRIBUTIONS = [noise.normal, noise.uniform]
 seeds = st.integers(-(2**63), 2**63 - 1)
@@ -160,6 +166,48 @@ def test_the_levels_of_this_processor_are_known():
     assert _core.simd_level() in _core.levels()
 
 
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@given(shapes, seeds, draws, offsets)
+def test_out_is_written_over_and_returned(draw, shape, seed, number, offset):
+    options = {"draw": number, "row_offset": offset}
+    out = torch.full(shape, torch.nan)
+    assert draw(shape, seed, out=out, **options) is out
+    assert same(out, draw(shape, seed, **options))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_out_may_be_a_part_of_a_larger_tensor(draw):
+    whole = torch.zeros(9, 4, 5)
+    rows = torch.tensor([3, 1, 7])
+    draw((3, 4, 5), 2, rows=rows, event_dims=2, out=whole[3:6])
+    assert same(whole[3:6], draw((3, 4, 5), 2, rows=rows, event_dims=2))
+    assert not whole[:3].any()
+    assert not whole[6:].any()
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_out_is_compiled_mapped_and_filled_by_the_reference_alike(draw):
+    expected = draw((3, 5), 4)
+    outs = torch.zeros(3, 3, 5)
+    compiled = torch.compile(lambda seed, out: draw((3, 5), seed, out=out) * 2, fullgraph=True)
+    assert same(compiled(torch.tensor(4), outs[0]), expected * 2)
+    torch.func.vmap(lambda out: draw((3, 5), 4, out=out))(outs[1:2])
+    arguments = (3, 5, torch.tensor(4), 0, 0, None)
+    fallback.written_over(getattr(reference, draw.__name__))(*arguments, outs[2])
+    assert same(outs, expected.expand(3, 3, 5))
+    operator = getattr(torch.ops.fastvae, f"{draw.__name__}_into").default
+    torch.library.opcheck(operator, (*arguments, outs[0]))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_a_backward_that_kept_the_old_noise_fails(draw):
+    out = draw((3, 5), 4)
+    loss = (torch.ones(5, requires_grad=True) * out).sum()
+    draw((3, 5), 5, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_manual_seed_governs_the_default():
     torch.manual_seed(5)
     first, second = noise.normal((4, 4)), noise.normal((4, 4))
@@ -211,6 +259,34 @@ def test_draws_and_folded_seeds_are_other_noise():
         (lambda: noise.normal((2, 2), 0, rows=torch.arange(3)), ValueError, "one number per row"),
         (lambda: noise.normal((2, 2), 0, rows=[0, 1]), TypeError, "int64 tensor"),
         (lambda: noise.normal((2, 2), 0, rows=torch.arange(2), row_offset=1), ValueError, "not both"),
+        (lambda: noise.normal((2, 2), 0, out=np.zeros((2, 2))), TypeError, "float32 tensor.*ndarray"),
+        (
+            lambda: noise.normal((2, 2), 0, out=torch.zeros(2, 2).half()),
+            TypeError,
+            r"float32 tensor, .*float16.*out\.copy_",
+        ),
+        (
+            lambda: noise.uniform((2, 2), 0, dtype=torch.float64, out=torch.zeros(2, 2)),
+            TypeError,
+            "dtype=torch.float64",
+        ),
+        (lambda: noise.normal((2, 2), 0, out=torch.zeros(4)), ValueError, r"contiguous, of shape \(2, 2\)"),
+        (lambda: noise.normal((2, 3), 0, out=torch.zeros(3, 2).t()), ValueError, "contiguous"),
+        (
+            lambda: noise.normal((2, 2), 0, device="meta", out=torch.zeros(2, 2)),
+            ValueError,
+            "on meta, got .* on cpu",
+        ),
+        (
+            lambda: noise.normal((2, 2), 0, out=torch.zeros(2, 2, requires_grad=True)),
+            ValueError,
+            "must not require grad",
+        ),
+        (
+            lambda: torch.ops.fastvae.normal_into(2, 2, torch.tensor(1), 0, 0, None, torch.zeros(3)),
+            ValueError,
+            "4 contiguous float32",
+        ),
         (lambda: noise.permutation(-1, 0), ValueError, "n must lie"),
         (lambda: noise.permutation(2.5, 0), TypeError, "n must be an integer"),
         (lambda: noise.fold_in(1.0, 2), TypeError, "seed must be"),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.layout import OPMATH, rows_columns
+from fastvae.ops.library import transforms_active
 from fastvae.ops.noise import reference, schema
 from fastvae.ops.noise.seed import Seed, as_int64, seed_tensor
 from fastvae.ops.validation import DTYPES, check_event_dims, check_index, describe
@@ -37,6 +38,7 @@ def normal(
     event_dims: int = 1,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Standard normals: Philox4x32-10 words and Box-Muller (docs/noise.md).
 
@@ -60,7 +62,10 @@ def normal(
     dtype : torch.dtype
         float32, float64, bfloat16 or float16: the same float32 noise, converted.
     device : torch.device or str, optional
-        Where the noise is made; by default where a seed or ``rows`` tensor is, else the CPU.
+        Where the noise is made; by default where ``out``, a seed or a ``rows`` tensor is, else the CPU.
+    out : Tensor, optional
+        Written over, and returned, instead of a new tensor: contiguous float32 of the given shape. On the CPU
+        the kernel writes to it and nothing else is allocated.
 
     Returns
     -------
@@ -72,7 +77,7 @@ def normal(
     TypeError, ValueError
         For a dtype, seed, shape or number out of the ranges above.
     """
-    return _matrix("normal", shape, seed, draw, row_offset, rows, event_dims, dtype, device)
+    return _matrix("normal", shape, seed, draw, row_offset, rows, event_dims, dtype, device, out)
 
 
 def uniform(
@@ -85,6 +90,7 @@ def uniform(
     event_dims: int = 1,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Uniforms on [0, 1): the upper 24 bits of each Philox word times 2^-24.
 
@@ -92,7 +98,7 @@ def uniform(
     independent of a normal another seed (:func:`fold_in`) or another draw. In bfloat16 and float16 the value
     is rounded and can be 1.
     """
-    return _matrix("uniform", shape, seed, draw, row_offset, rows, event_dims, dtype, device)
+    return _matrix("uniform", shape, seed, draw, row_offset, rows, event_dims, dtype, device, out)
 
 
 def permutation(
@@ -188,6 +194,7 @@ def _matrix(
     event_dims: int,
     dtype: torch.dtype,
     device: torch.device | str | None,
+    out: Tensor | None,
 ) -> Tensor:
     """Check the arguments of :func:`normal` or :func:`uniform` and call the operator."""
     if dtype not in OPMATH:
@@ -196,7 +203,9 @@ def _matrix(
     if any(extent < 0 for extent in size):
         raise ValueError(f"{name}: shape must not have negative sizes, got {tuple(size)}")
     n_rows, columns = rows_columns(size, check_event_dims(name, size, event_dims))
-    where = _device(device, seed, rows)
+    where = _device(device, out, seed, rows)
+    if out is not None:
+        _check_out(name, out, size, dtype, where)
     if rows is not None:
         if not isinstance(rows, Tensor) or rows.dtype != torch.int64:
             raise TypeError(f"{name}: rows must be an int64 tensor, got {describe(rows)}")
@@ -208,7 +217,7 @@ def _matrix(
         if row_offset:
             raise ValueError(f"{name}: give rows or row_offset, not both")
         rows = rows.to(where).reshape(-1)
-    values: Tensor = getattr(schema, name)(
+    arguments = (
         n_rows,
         columns,
         seed_tensor(seed, where),
@@ -216,4 +225,27 @@ def _matrix(
         check_index(name, "row_offset", row_offset, 2**63),
         rows,
     )
-    return values.reshape(size).to(dtype)
+    if out is not None and not transforms_active():
+        getattr(schema, f"{name}_into")(*arguments, out)
+        return out
+    values: Tensor = getattr(schema, name)(*arguments)
+    values = values.reshape(size).to(dtype)
+    # An operator that mutates has no batching rule; a copy has.
+    return values if out is None else out.copy_(values)
+
+
+def _check_out(name: str, out: Tensor, size: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
+    """A tensor that the noise can be written to as it is."""
+    if not isinstance(out, Tensor) or out.dtype is not torch.float32 or dtype is not torch.float32:
+        raise TypeError(
+            f"{name}: noise is written to a float32 tensor, got out={describe(out)} and dtype={dtype}; "
+            f"for another dtype, out.copy_({name}(...))"
+        )
+    same_device = out.device.type == device.type and device.index in (None, out.device.index)
+    if out.shape != size or not same_device or not out.is_contiguous():
+        raise ValueError(
+            f"{name}: out must be contiguous, of shape {tuple(size)} on {device}, got {describe(out)} with "
+            f"strides {out.stride()}"
+        )
+    if out.requires_grad:
+        raise ValueError(f"{name}: out is written over, so it must not require grad; out.detach() does not")

@@ -130,6 +130,13 @@ model.safetensors and pictures. Ctrl-C ends the training and keeps what there is
     )
     _option(
         training.add_argument,
+        "--free-bits",
+        "nats that each code of each sample carries at no cost (default: 0)",
+        type=float,
+        metavar="X",
+    )
+    _option(
+        training.add_argument,
         "--binarize",
         "make pixels binary: drawn anew in each epoch, or above 0.5 (default: none)",
         choices=["none", "dynamic", "threshold"],
@@ -226,15 +233,24 @@ def _add_evaluate(commands: _SubParsersAction[ArgumentParser]) -> None:
         "evaluate",
         "RUN DATA [options]",
         "evaluate the bound on data",
-        """Print the ELBO at beta = 1 and its two terms in nats per sample, and how many codes are in use.
-Where the data comes with a test set (MNIST's), that is evaluated.""",
+        """Print the ELBO at beta = 1 and its two terms in nats per sample, and how many codes are in use;
+with --num-samples, the importance-weighted estimate of log p(x) too. Where the data comes with
+a test set (MNIST's), that is evaluated.""",
         """examples:
   fastvae evaluate runs/mnist data/mnist
+  fastvae evaluate runs/mnist data/mnist --num-samples 1000
   fastvae evaluate runs/mnist data/mnist/train-images-idx3-ubyte.gz --json""",
     )
     _add_run(parser)
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--num-samples",
+        type=_natural,
+        default=0,
+        metavar="K",
+        help="codes drawn per sample to estimate log p(x); 0 leaves it out (default: 0)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the codes drawn (default: 0)")
     _add_device(parser.add_argument)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")

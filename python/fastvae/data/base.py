@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastvae import noise
+from fastvae.data.binarize import AS_THEY_ARE, Binarize
 
 SCAN_VALUES = 2**22
 """How many values a pass over a whole data set looks at together: 16 MiB of float32."""
@@ -68,7 +69,14 @@ class Data(abc.ABC):
 
     @abc.abstractmethod
     def batches(
-        self, batch_size: int, *, order: Tensor | None, device: torch.device, seed: int = 0
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None,
+        device: torch.device,
+        seed: int = 0,
+        binarize: Binarize = AS_THEY_ARE,
+        numbers: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through the samples once.
 
@@ -84,13 +92,19 @@ class Data(abc.ABC):
         seed : int
             Governs what is random inside the source itself: the transforms of a torch Dataset, the shuffling
             of a DataLoader.
+        binarize : Binarize
+            What becomes of gray pixels. Drawn ones depend on its seed and on the row alone.
+        numbers : int64 tensor or None
+            What the visited samples are called, one number each, in place of their index in this data set:
+            for a data set that is a part of another.
 
         Yields
         ------
         x : Tensor
-            float32, shape ``(B, *shape)``, on ``device``; never a view of what the source keeps.
+            float32, shape ``(B, *shape)``, on ``device``: a tensor of its own for each batch, yours to keep
+            and to write to, and never a view of what the source keeps.
         rows : Tensor
-            int64, shape ``(B,)``, on ``device``: the index of each sample in this data set.
+            int64, shape ``(B,)``, on ``device``: the index of each sample in this data set, or its number.
         """
 
     def batch_count(self, batch_size: int) -> int:
@@ -228,15 +242,25 @@ class Subset(Data):
         return len(self.rows)
 
     def batches(
-        self, batch_size: int, *, order: Tensor | None, device: torch.device, seed: int = 0
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None,
+        device: torch.device,
+        seed: int = 0,
+        binarize: Binarize = AS_THEY_ARE,
+        numbers: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`Data.batches`; rows count within this subset."""
         visited = torch.arange(len(self)) if order is None else order.cpu()
-        start = 0
-        local = visited.to(device)
-        for x, _ in self.source.batches(batch_size, order=self.rows[visited], device=device, seed=seed):
-            yield x, local[start : start + len(x)]
-            start += len(x)
+        return self.source.batches(
+            batch_size,
+            order=self.rows[visited],
+            device=device,
+            seed=seed,
+            binarize=binarize,
+            numbers=visited if numbers is None else numbers,
+        )
 
 
 class _Summary(NamedTuple):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from fastvae.data.base import CPU, Data, scan_batch_size
+from fastvae.data.binarize import AS_THEY_ARE, Binarize
 from fastvae.data.items import as_float, check_scale, read_item
 from fastvae.data.random_state import IsolatedRandom, seed_global_generators
 
@@ -67,6 +68,8 @@ class LoaderData(Data):
         order: Tensor | None,  # noqa: ARG002  the source has its own
         device: torch.device,
         seed: int = 0,
+        binarize: Binarize = AS_THEY_ARE,
+        numbers: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`Data.batches`."""
         start = 0
@@ -77,7 +80,9 @@ class LoaderData(Data):
                     f"the one from row {start} is {values.dtype} of shape {tuple(values.shape)}"
                 )
             rows = torch.arange(start, start + len(values), device=device)
-            yield as_float(values.to(device, copy=True)), rows
+            if numbers is not None:
+                rows = numbers[start : start + len(values)].to(device)
+            yield binarize(as_float(values.to(device, copy=True)), rows), rows
             start += len(values)
         if not start:
             raise ValueError(

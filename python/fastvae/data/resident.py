@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 from fastvae.data.base import Data
+from fastvae.data.binarize import AS_THEY_ARE, Binarize
+from fastvae.functional import gather_batch
+from fastvae.ops.noise.seed import as_int64
+
+PIXEL_MAX = 255.0
 
 
 class ResidentData(Data):
@@ -57,14 +62,29 @@ class ResidentData(Data):
         order: Tensor | None,
         device: torch.device,
         seed: int = 0,  # noqa: ARG002  nothing is random here
+        binarize: Binarize = AS_THEY_ARE,
+        numbers: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`Data.batches`."""
         values = self._on(device)
-        visited = torch.arange(len(self)) if order is None else order
-        visited = visited.to(values.device)
-        for rows in torch.split(visited, batch_size):
-            x = values.index_select(0, rows).to(device, torch.float32)
-            yield (x.div_(255) if self.pixels else x), rows.to(device)
+        visited = (torch.arange(len(self)) if order is None else order).to(values.device)
+        called = visited if numbers is None else numbers
+        key = torch.tensor(as_int64(binarize.seed), device=device)
+        for index, rows in zip(visited.split(batch_size), called.to(device).split(batch_size), strict=True):
+            if values.device == device:
+                part, positions = values, index
+            else:  # what crosses over is no more than the batch, in its own dtype
+                part = values.index_select(0, index).to(device)
+                positions = torch.arange(len(index), device=device)
+            x = gather_batch(
+                part,
+                positions,
+                data_max=PIXEL_MAX if self.pixels else None,
+                binarize=binarize.gathered,
+                seed=key,
+                rows=rows,
+            )
+            yield x, rows
 
     def _on(self, device: torch.device) -> Tensor:
         """Keep the values where they are gathered: on the device if they fit there."""

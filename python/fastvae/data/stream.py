@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fastvae import noise
 from fastvae.data.base import Data
+from fastvae.data.binarize import AS_THEY_ARE, Binarize
 from fastvae.data.items import Sample, as_float, check_scale, read_item
 from fastvae.data.random_state import IsolatedRandom, seed_global_generators
 
@@ -46,10 +47,18 @@ class StreamData(Data):
         return len(self._items)  # type: ignore[arg-type]  # open_dataset has checked it
 
     def batches(
-        self, batch_size: int, *, order: Tensor | None, device: torch.device, seed: int = 0
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None,
+        device: torch.device,
+        seed: int = 0,
+        binarize: Binarize = AS_THEY_ARE,
+        numbers: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`Data.batches`."""
         rows = range(len(self)) if order is None else order.tolist()
+        called = (torch.tensor(rows, dtype=torch.int64) if numbers is None else numbers).to(device)
         start = 0
         for batch in read_samples(
             self._items,
@@ -60,8 +69,8 @@ class StreamData(Data):
             workers=self._workers,
             seed=seed,
         ):
-            visited = torch.tensor(rows[start : start + len(batch.values)], device=device)
-            yield as_float(batch.values.to(device)), visited
+            visited = called[start : start + len(batch.values)]
+            yield binarize(as_float(batch.values.to(device)), visited), visited
             start += len(visited)
 
     def value_range(self) -> tuple[float, float]:

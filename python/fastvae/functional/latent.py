@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Literal, TypeAlias
 
 from torch import Tensor
@@ -13,19 +15,28 @@ from fastvae.ops.layout import rows_columns
 from fastvae.ops.library import Route, raw, route
 from fastvae.ops.noise.seed import Seed, seed_tensor
 from fastvae.ops.validation import (
+    as_integer,
     check_event_dims,
     check_floating,
     check_index,
     check_latent,
+    describe,
     promote,
 )
 
 __all__ = ["Reduction", "gaussian_kl", "reparametrize", "reparametrize_kl"]
 
-Reduction: TypeAlias = Literal["sample", "none", "sum", "mean", "batchmean"]
+Reduction: TypeAlias = Literal["sample", "none", "dimension", "sum", "mean", "batchmean"]
 """How a KL is reduced; see :func:`gaussian_kl`."""
 
-_REDUCTIONS = {"sample": "sample", "none": "none", "sum": "sum", "mean": "sum", "batchmean": "sum"}
+_REDUCTIONS = {
+    "sample": "sample",
+    "none": "none",
+    "sum": "sum",
+    "mean": "sum",
+    "batchmean": "sum",
+    "dimension": "dimension",
+}
 
 
 def reparametrize(
@@ -106,6 +117,8 @@ def gaussian_kl(
     *,
     event_dims: int = 1,
     reduction: Reduction = "sample",
+    free_bits: float = 0.0,
+    group_size: int = 1,
 ) -> Tensor:
     r"""KL divergence of ``q = N(mu, exp(logvar))`` from a Gaussian prior, in nats.
 
@@ -126,10 +139,18 @@ def gaussian_kl(
     reduction : str
         ``"sample"``: summed over the event, shape ``mu.shape[:-event_dims]``;
         ``"none"``: one value per dimension, shape of ``mu``;
+        ``"dimension"``: averaged over the latents, shape ``mu.shape[-event_dims:]``: what each dimension
+        carries, and what :func:`fastvae.objectives.free_bits` takes;
         ``"sum"``: the sum of everything, a scalar;
         ``"mean"``: that sum over the number of elements;
         ``"batchmean"``: that sum over the number of latents, the KL term of the ELBO.
         A sum that overflows the dtype of the result is infinite, and its means with it.
+    free_bits : float
+        Floor in nats: a latent counts ``sum over groups of max(free_bits, KL of the group)``, and a group at
+        or below the floor has no gradient. 0 is the KL itself. From the standard normal only, and not with
+        ``"none"`` or ``"dimension"``.
+    group_size : int
+        Neighbouring dimensions of the flattened event that form a group; it divides their number.
 
     Returns
     -------
@@ -141,25 +162,34 @@ def gaussian_kl(
     TypeError
         For something that is no dense floating-point tensor, or for two dtypes outside autocast.
     ValueError
-        For shapes or devices that differ, a prior that does not broadcast, or an unknown reduction.
+        For shapes or devices that differ, a prior that does not broadcast, an unknown reduction, or free bits
+        that do not go with it.
 
     References
     ----------
-    Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, appendix B.
+    Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, appendix B;
+    Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016, equation
+    15, for free bits, here with the KL of each sample.
     """
     name = "gaussian_kl"
     mu, logvar = check_latent(name, mu, logvar)
     event_dims = check_event_dims(name, mu.shape, event_dims)
     kind = _check_reduction(name, reduction)
+    floor = _check_free_bits(name, free_bits, group_size, mu, event_dims, reduction)
     if prior_mu is None and prior_logvar is None:
         match route(mu, logvar):
             case Route.RAW:
-                kl = raw(_gaussian_kl.schema.gaussian_kl, mu, logvar, event_dims, kind)
+                kl = raw(_gaussian_kl.schema.gaussian_kl, mu, logvar, event_dims, kind, *floor)
             case Route.FUNCTION:
-                kl = _gaussian_kl.autograd.GaussianKL.apply(mu, logvar, event_dims, kind)
+                kl = _gaussian_kl.autograd.GaussianKL.apply(mu, logvar, event_dims, kind, *floor)
             case Route.REFERENCE:
-                kl = _gaussian_kl.reference.gaussian_kl(mu, logvar, event_dims, kind)
+                kl = _gaussian_kl.reference.gaussian_kl(mu, logvar, event_dims, kind, *floor)
         return _scale(kl, mu, event_dims, reduction)
+    if floor:
+        raise ValueError(
+            f"{name}: free_bits go with the standard normal prior; for another one take "
+            'reduction="dimension" and fastvae.objectives.free_bits, or sum groups of reduction="none"'
+        )
     tensors = _with_prior(name, mu, logvar, prior_mu, prior_logvar)
     match route(*tensors):
         case Route.RAW:
@@ -180,6 +210,8 @@ def reparametrize_kl(
     row_offset: int = 0,
     event_dims: int = 1,
     reduction: Reduction = "sample",
+    free_bits: float = 0.0,
+    group_size: int = 1,
 ) -> tuple[Tensor, Tensor]:
     r"""Sample z and its KL from the standard normal in one pass over memory.
 
@@ -209,6 +241,7 @@ def reparametrize_kl(
         check_index(name, "row_offset", row_offset, 2**63),
         event_dims,
         _check_reduction(name, reduction),
+        *_check_free_bits(name, free_bits, group_size, mu, event_dims, reduction),
     )
     match route(mu, logvar):
         case Route.RAW:
@@ -228,11 +261,40 @@ def _check_reduction(name: str, reduction: str) -> str:
         raise ValueError(f"{name}: reduction must be one of {choices}, got {reduction!r}") from None
 
 
+def _check_free_bits(
+    name: str, free_bits: float, group_size: int, mu: Tensor, event_dims: int, reduction: str
+) -> tuple[float, int] | tuple[()]:
+    """The arguments that an operator takes for free bits: none where nothing is free."""
+    if group_size != 1 or isinstance(group_size, bool | float):
+        group_size = as_integer(name, "group_size", group_size)
+        columns = rows_columns(mu.shape, event_dims)[1]
+        if group_size < 1 or columns % group_size:
+            raise ValueError(
+                f"{name}: group_size must divide the {columns} dimensions of a latent, got {group_size}"
+            )
+    floor = _as_number(name, free_bits)
+    if not 0 <= floor < math.inf:
+        raise ValueError(f"{name}: free_bits must be a finite number of nats, at least 0, got {free_bits}")
+    if floor and reduction in {"none", "dimension"}:
+        raise ValueError(
+            f"{name}: free_bits count sums over groups of a latent: they go with reduction 'sample', 'sum', "
+            f"'mean' or 'batchmean', got {reduction!r}"
+            + ("; see fastvae.objectives.free_bits" if reduction == "dimension" else "")
+        )
+    return (floor, group_size) if floor else ()
+
+
+def _as_number(name: str, free_bits: object) -> float:
+    if isinstance(free_bits, bool) or not isinstance(free_bits, numbers.Real):
+        raise TypeError(f"{name}: free_bits must be a number, got {describe(free_bits)}")
+    return float(free_bits)
+
+
 def _scale(kl: Tensor, mu: Tensor, event_dims: int, reduction: str) -> Tensor:
     """Turn the operator's sum into a mean where one was asked for."""
     if reduction == "mean":
         return kl / mu.numel()
-    if reduction == "batchmean":
+    if reduction in {"batchmean", "dimension"}:
         return kl / rows_columns(mu.shape, event_dims)[0]
     return kl
 

@@ -3,13 +3,14 @@
 from fastvae.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
 from fastvae.models.presets import PRESETS, Networks
 from fastvae.models.spec import ModelSpec, build_model
-from fastvae.models.vae import VAE, Terms
+from fastvae.models.vae import VAE, FlooredTerms, Terms
 
 __all__ = [
     "LIKELIHOODS",
     "PRESETS",
     "VAE",
     "Bernoulli",
+    "FlooredTerms",
     "Gaussian",
     "Likelihood",
     "ModelSpec",

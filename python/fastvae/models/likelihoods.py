@@ -13,14 +13,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fastvae import noise
+from fastvae import functional, noise
 from fastvae.noise import Seed
 
 __all__ = ["LIKELIHOODS", "Bernoulli", "Gaussian", "Likelihood"]
-
-LOG_2PI = math.log(2 * math.pi)
 
 
 class Likelihood(nn.Module, abc.ABC):
@@ -46,14 +43,15 @@ class Likelihood(nn.Module, abc.ABC):
         Parameters
         ----------
         params : Tensor
-            The decoder's output, ``(B, *shape)``, or ``(B, 2, *shape)`` where ``maps`` is 2.
+            The decoder's output, ``(..., B, *shape)``, or ``(..., B, 2, *shape)`` where ``maps`` is 2.
+            Leading axes are samples of the code: ``(K, B, *shape)`` for K importance samples of each.
         x : Tensor
-            The data, ``(B, *shape)``.
+            The data, ``(B, *shape)``, shared by all samples of the code.
 
         Returns
         -------
         Tensor
-            Shape ``(B,)``.
+            Shape ``(..., B)``: ``(B,)`` without leading axes, ``(K, B)`` with one.
         """
 
     @abc.abstractmethod
@@ -86,8 +84,8 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """Minus the cross-entropy in nats, ``(B,)``; see :meth:`Likelihood.log_prob`."""
-        return -F.binary_cross_entropy_with_logits(params, x, reduction="none").flatten(1).sum(1)
+        """Minus the cross-entropy in nats, ``(..., B)``; see :meth:`Likelihood.log_prob`."""
+        return functional.bernoulli_log_prob(params, x, event_dims=x.dim() - 1)
 
     def mean(self, params: Tensor) -> Tensor:
         """The probabilities of a 1."""
@@ -146,23 +144,17 @@ class Gaussian(Likelihood):
             self.register_buffer("log_variance", torch.tensor(math.log(self.variance)))
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """Log-density in nats, ``(B,)``; see :meth:`Likelihood.log_prob`."""
-        mean, log_variance = self._split(params)
-        square = (x - mean).square()
-        if self.maps == 2:
-            terms = log_variance + square * (-log_variance).exp() + LOG_2PI
-            return -0.5 * terms.flatten(1).sum(1)
-        values = x[0].numel()
-        scaled = square.flatten(1).sum(1) * (-log_variance).exp()
-        return -0.5 * (scaled + values * (log_variance + LOG_2PI))
+        """Log-density in nats, ``(..., B)``; see :meth:`Likelihood.log_prob`."""
+        mean, log_variance = self._split(params, x.dim())
+        return functional.gaussian_log_prob(mean, log_variance, x, event_dims=x.dim() - 1)
 
     def mean(self, params: Tensor) -> Tensor:
         """The means."""
-        return self._split(params)[0]
+        return self._split(params, params.dim() - 1)[0]
 
     def sample(self, params: Tensor, seed: Seed = None, *, row_offset: int = 0) -> Tensor:
         """Means plus Gaussian noise; see :meth:`Likelihood.sample`."""
-        mean, log_variance = self._split(params)
+        mean, log_variance = self._split(params, params.dim() - 1)
         normal = noise.normal(
             mean.shape, seed, row_offset=row_offset, event_dims=mean.dim() - 1, device=mean.device
         )
@@ -182,9 +174,10 @@ class Gaussian(Likelihood):
         """What is shown when the model is printed."""
         return f"variance={self.variance!r}"
 
-    def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, params: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, of which the data has this many axes, the batch among them."""
         if self.maps == 2:
-            mean, log_variance = params.unbind(1)
+            mean, log_variance = params.unbind(-dims)
             return mean, log_variance
         return params, self.log_variance
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from fastvae import functional
 from fastvae.models.likelihoods import Likelihood
 from fastvae.noise import Seed
 
-__all__ = ["VAE", "Terms", "without_ones"]
+__all__ = ["VAE", "FlooredTerms", "Terms", "without_ones"]
 
 
 class Terms(NamedTuple):
@@ -23,6 +23,17 @@ class Terms(NamedTuple):
     """log p(x | z), shape (B,)."""
     kl: Tensor
     """KL(q(z | x) || p(z)) from the standard normal, summed over the codes, shape (B,)."""
+
+
+class FlooredTerms(NamedTuple):
+    """The terms of the bound, and the KL that training with free bits puts in its place."""
+
+    recon: Tensor
+    """log p(x | z), shape (B,)."""
+    kl: Tensor
+    """The true KL, shape (B,), to be reported: it has no gradient."""
+    floored_kl: Tensor
+    """The KL with each code's free bits counted at least, shape (B,), to be trained on."""
 
 
 class VAE(nn.Module):
@@ -71,7 +82,17 @@ class VAE(nn.Module):
         self.input_shape = tuple(input_shape)
         self.variational = variational
 
-    def forward(self, x: Tensor, seed: Seed = None, row_offset: int = 0) -> Terms:
+    @overload
+    def forward(self, x: Tensor, seed: Seed = None, row_offset: int = 0) -> Terms: ...
+
+    @overload
+    def forward(
+        self, x: Tensor, seed: Seed = None, row_offset: int = 0, *, free_bits: float
+    ) -> Terms | FlooredTerms: ...
+
+    def forward(
+        self, x: Tensor, seed: Seed = None, row_offset: int = 0, *, free_bits: float = 0.0
+    ) -> Terms | FlooredTerms:
         """The terms of the bound for a batch, with one sample of the code each.
 
         Parameters
@@ -82,11 +103,15 @@ class VAE(nn.Module):
             The 64-bit key of the latent noise; see :func:`fastvae.functional.reparametrize`.
         row_offset : int
             Row of the noise that the first sample takes.
+        free_bits : float
+            Floor of the KL of each code of each sample, in nats; see
+            :func:`fastvae.functional.reparametrize_kl`.
 
         Returns
         -------
-        Terms
-            ``recon`` and ``kl``, ``(B,)`` each, in nats; the bound is their difference.
+        Terms or FlooredTerms
+            ``recon`` and ``kl``, ``(B,)`` each, in nats; the bound is their difference. With free bits also
+            ``floored_kl``, to be trained on in place of ``kl``.
 
         Raises
         ------
@@ -94,7 +119,14 @@ class VAE(nn.Module):
             If a network's output does not have the shape it needs.
         """
         mu, logvar = self.posterior(x)
-        return self.terms(x, mu, logvar, seed, row_offset)
+        if not (free_bits and self.variational):
+            return self.terms(x, mu, logvar, seed, row_offset)
+        z, floored_kl = functional.reparametrize_kl(
+            mu, logvar, seed=seed, row_offset=row_offset, free_bits=free_bits
+        )
+        # Another pass over the few numbers of a latent, and no floor in what is reported.
+        kl = functional.gaussian_kl(mu.detach(), logvar.detach())
+        return FlooredTerms(self.likelihood.log_prob(self.parameters_of(z), x), kl, floored_kl)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), ``(B, latent_dim)`` each."""

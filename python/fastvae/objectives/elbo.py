@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 __all__ = ["elbo"]
@@ -32,4 +33,4 @@ def elbo(recon: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
     Higgins et al., "beta-VAE", ICLR 2017, equation 4, for ``beta``.
     """
-    return (recon - beta * kl).mean()
+    return torch.sub(recon, kl, alpha=beta).mean()

@@ -31,9 +31,14 @@ def rows_columns(shape: Sequence[int], event_dims: int) -> tuple[int, int]:
 
 
 def reduced_shape(shape: Sequence[int], event_dims: int, reduction: str) -> Sequence[int]:
-    """The shape of a KL with an operator-level reduction: ``"none"``, ``"sample"`` or ``"sum"``."""
+    """The shape of a KL with an operator-level reduction.
+
+    ``"none"``, ``"sample"``, ``"dimension"`` (summed over the latents) or ``"sum"``.
+    """
     if reduction == "none":
         return shape
+    if reduction == "dimension":
+        return shape[len(shape) - event_dims :]
     return shape[: len(shape) - event_dims] if reduction == "sample" else ()
 
 
@@ -102,7 +107,7 @@ def address(tensor: Tensor) -> int:
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """The dtypes as ``fastvae._core`` numbers them."""
 
-KL_CODES = {"none": 1, "sample": 2, "sum": 3}
+KL_CODES = {"none": 1, "sample": 2, "sum": 3, "dimension": 4}
 """The operator-level reductions as ``fastvae._core`` numbers them; 0 is no KL."""
 
 ABSENT = (0, 0)
@@ -122,15 +127,32 @@ class LatentMatrix:
         self.shape, self.dtype, self.event_dims = like.shape, like.dtype, event_dims
         self.code = DTYPE_CODES[like.dtype]
         self.rows, self.columns = rows_columns(like.shape, event_dims)
+        self.bytes = like.numel() * like.itemsize
 
     def strided(self, name: str, tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """A tensor as rows, with the (address, row stride) that the kernels take; keep it for the call."""
+        # Most tensors are contiguous at the start of their storage: a few questions settle that.
+        if (
+            tensor.is_contiguous()
+            and tensor.shape == self.shape
+            and tensor.dtype is self.dtype
+            and tensor.is_cpu
+            and not tensor.is_neg()
+            and not tensor.storage_offset()
+            and tensor.untyped_storage().nbytes() >= self.bytes
+        ):
+            return tensor, (tensor.data_ptr(), self.columns)
         return _strided(name, tensor, self.event_dims, self.shape, self.dtype)
 
+    def strided_of_rows(self, name: str, tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """A tensor with one number per row in the dtype of the arithmetic, likewise: a column."""
+        shape = torch.Size(reduced_shape(self.shape, self.event_dims, "sample"))
+        return _strided(name, tensor, 0, shape, OPMATH[self.dtype])
+
     def strided_grad_kl(self, grad_kl: Tensor, reduction: str) -> tuple[Tensor, tuple[int, int]]:
-        """The gradient of the KL, likewise: an element matrix for ``"none"``, else a column."""
+        """The gradient of the KL, likewise: a matrix (``"none"``), a row (``"dimension"``) or a column."""
         shape = torch.Size(reduced_shape(self.shape, self.event_dims, reduction))
-        columns = self.event_dims if reduction == "none" else 0
+        columns = self.event_dims if reduction in {"none", "dimension"} else 0
         return _strided("grad_kl", grad_kl, columns, shape, OPMATH[self.dtype])
 
 

@@ -13,13 +13,14 @@ Each operation lives in a folder of its own with one job per file:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 LIBRARY = torch.library.Library("fastvae", "DEF")
 """Owns every schema and kernel for the life of the process."""
@@ -86,21 +87,47 @@ def kernel(operator: OpOverload[..., Any], key: str) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         LIBRARY.impl(operator, function, key)
+        if key == "CPU":
+            CPU_KERNELS[operator] = function
         return function
 
     return register
 
 
+CPU_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
+"""The kernels that :func:`raw` may call without the dispatcher."""
+
+
 def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
     """Call an operator where nothing is to be recorded.
 
-    In eager mode this steps past the autograd keys, whose kernel (:func:`autograd_kernel`) is in Python and
-    would cost as much again. A compiler sees the plain call.
+    In eager mode, with plain CPU tensors and nobody watching, this is the kernel itself: the dispatcher's way
+    into a Python kernel and back costs more than a small latent takes. A compiler sees the plain call.
     """
     if torch.compiler.is_compiling():
         return operator(*arguments)
+    if plainly_cpu(arguments) and operator in CPU_KERNELS:
+        return CPU_KERNELS[operator](*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
+
+
+def plainly_cpu(arguments: Sequence[Any]) -> bool:
+    """Whether the dispatcher could only choose the CPU kernel, and no mode, transform or profiler looks on."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._autograd._profiler_enabled()
+    ):
+        return False
+    for argument in arguments:
+        kind = type(argument)
+        if kind is Tensor or kind is Parameter:
+            if not argument.is_cpu or argument._is_zerotensor():
+                return False
+        elif isinstance(argument, Tensor):
+            return False
+    return True
 
 
 def autograd_kernel(

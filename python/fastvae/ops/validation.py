@@ -104,6 +104,8 @@ def check_event_dims(function: str, shape: torch.Size, event_dims: SupportsIndex
 
 def check_index(function: str, name: str, value: SupportsIndex, limit: int) -> int:
     """A non-negative integer below ``limit``."""
+    if type(value) is int and 0 <= value < limit:
+        return value
     index = as_integer(function, name, value)
     if not 0 <= index < limit:
         raise ValueError(f"{function}: {name} must lie in [0, {limit}), got {value}")

@@ -35,12 +35,14 @@ class Settings:
     warmup: float
     binarize: str
     seed: int
+    free_bits: float = 0.0
+    """The last field with a default: older runs do not name it."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("learning_rate", _as_number("learning_rate", self.learning_rate, above=0))
-        for name in ("weight_decay", "beta", "warmup"):
+        for name in ("weight_decay", "beta", "warmup", "free_bits"):
             self._set(name, _as_number(name, getattr(self, name), least=0))
         self._set("seed", as_seed(self.seed))
         if self.warmup > 1:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastvae.data import Data
-from fastvae.evaluation import evaluate
+from fastvae.data.binarize import Binarize
+from fastvae.evaluation import evaluate, log_likelihood
 from fastvae.models import VAE
-from fastvae.training.binarize import binarize
 from fastvae.training.config import Settings
 from fastvae.training.randomness import Stream, derive
 
@@ -18,17 +18,31 @@ __all__ = ["evaluate_on"]
 
 
 def evaluate_on(
-    model: VAE, data: Data, settings: Settings, device: torch.device, *, seed: int
+    model: VAE,
+    data: Data,
+    settings: Settings,
+    device: torch.device,
+    *,
+    seed: int,
+    num_samples: int = 0,
 ) -> dict[str, float]:
-    """Evaluate the bound; see :func:`fastvae.evaluation.evaluate`.
+    """Evaluate the bound, and log p(x) with that many samples of the codes where there are any.
 
-    Drawn pixels (``binarize="dynamic"``) and codes are the same at each call with one seed.
+    See :func:`fastvae.evaluation.evaluate` and :func:`fastvae.evaluation.log_likelihood`. Drawn pixels
+    (``binarize="dynamic"``) and codes are the same at each call with one seed.
     """
 
     def batches() -> Iterator[Tensor]:
-        binarize_seed = derive(seed, Stream.EVALUATION_BINARIZE)
+        binarize = Binarize(settings.binarize, derive(seed, Stream.EVALUATION_BINARIZE))
         source_seed = derive(seed, Stream.SOURCE)
-        for x, rows in data.batches(settings.batch_size, order=None, device=device, seed=source_seed):
-            yield binarize(x, rows, settings.binarize, binarize_seed).reshape(-1, *model.input_shape)
+        for x, _ in data.batches(
+            settings.batch_size, order=None, device=device, seed=source_seed, binarize=binarize
+        ):
+            yield x.reshape(-1, *model.input_shape)
 
-    return evaluate(model, batches(), seed=derive(seed, Stream.EVALUATION))
+    latent_seed = derive(seed, Stream.EVALUATION)
+    values = evaluate(model, batches(), seed=latent_seed)
+    if num_samples:
+        estimates = log_likelihood(model, batches(), num_samples=num_samples, seed=latent_seed)
+        values["log_likelihood"] = estimates.mean().item()
+    return values

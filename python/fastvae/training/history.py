@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from fastvae.models import Terms
+from fastvae.models import FlooredTerms, Terms
 
 __all__ = ["RECORD_KEYS", "EpochTotals", "Means", "Record"]
 
@@ -47,22 +47,31 @@ class EpochTotals:
 
     def __init__(self, device: torch.device) -> None:
         # MPS has no float64; a float32 sum of an epoch is still good to five digits.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._sums = torch.zeros(4, dtype=dtype, device=device)
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(4, dtype=self._dtype, device=device)
+        self._nothing = torch.zeros_like(self._sums)
+        self._sizes = dict[int, Tensor]()
         self.steps = 0
 
-    def add(self, terms: Terms, skipped: Tensor) -> None:
+    def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
         """Add a batch, or only count it where its step was skipped (a boolean scalar)."""
-        recon, kl = terms.recon.detach().sum(), terms.kl.detach().sum()
-        samples = torch.full_like(recon, len(terms.recon))
-        values = torch.stack([recon, kl, samples]).masked_fill(skipped, 0)
-        self._sums[:3] += values
-        self._sums[3] += skipped
+        # Few operations: on small networks each is as long as a layer.
+        recon, kl = terms
+        sums = torch.stack((recon.detach(), kl.detach())).sum(1, dtype=self._dtype)
+        batch = torch.cat((sums, self._size(len(recon))))
+        self._sums += torch.where(skipped, self._nothing, batch)
         self.steps += 1
+
+    def _size(self, samples: int) -> Tensor:
+        """The number of samples and of steps in a batch, on the device."""
+        if samples not in self._sizes:
+            self._sizes[samples] = self._sums.new_tensor([samples, 1])
+        return self._sizes[samples]
 
     def read(self) -> Means:
         """Wait for the device and give the averages; NaN where every step was skipped."""
-        recon, kl, samples, skipped = self._sums.tolist()
+        recon, kl, samples, kept = self._sums.tolist()
+        skipped = self.steps - int(kept)
         if samples == 0:
-            return Means(math.nan, math.nan, 0, int(skipped))
-        return Means(recon / samples, kl / samples, int(samples), int(skipped))
+            return Means(math.nan, math.nan, 0, skipped)
+        return Means(recon / samples, kl / samples, int(samples), skipped)

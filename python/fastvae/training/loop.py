@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fastvae import noise
 from fastvae.data import Data
-from fastvae.models import VAE
+from fastvae.data.binarize import Binarize
+from fastvae.models import VAE, FlooredTerms
 from fastvae.objectives import elbo, kl_weight
-from fastvae.training.binarize import binarize
 from fastvae.training.config import Settings
 from fastvae.training.diagnosis import report_skipped
 from fastvae.training.history import EpochTotals, Record
@@ -67,7 +67,7 @@ def fit(
     """
     optimizer = CautiousAdam(model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
     total_steps = settings.epochs * data.batch_count(settings.batch_size)
-    latent_seed = torch.tensor(derive(settings.seed, Stream.LATENT), device=device)
+    latent_seed = derive(settings.seed, Stream.LATENT)
     batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     history: list[Record] = []
     totals = EpochTotals(device)
@@ -82,8 +82,9 @@ def fit(
             for x in _batches(data, settings, epoch, device):
                 beta = kl_weight(step, total_steps, beta=settings.beta, warmup=settings.warmup)
                 with _safe_for_one(batch_norms, len(x)):
-                    terms = model(x, noise.fold_in(latent_seed, step))
-                skipped = optimizer.step(-elbo(terms.recon, terms.kl, beta))
+                    terms = model(x, noise.fold_in(latent_seed, step), free_bits=settings.free_bits)
+                kl = terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
+                skipped = optimizer.step(-elbo(terms.recon, kl, beta))
                 totals.add(terms, skipped)
                 step += 1
                 progress.advance(len(x), f"{epoch}/{settings.epochs}", totals.read)
@@ -111,9 +112,11 @@ def _batches(data: Data, settings: Settings, epoch: int, device: torch.device) -
     """Yield the batches of one epoch in its own order, as the model sees them."""
     order = noise.permutation(len(data), derive(settings.seed, Stream.SHUFFLE, epoch))
     source_seed = derive(settings.seed, Stream.SOURCE, epoch)
-    binarize_seed = derive(settings.seed, Stream.BINARIZE, epoch)
-    for x, rows in data.batches(settings.batch_size, order=order, device=device, seed=source_seed):
-        yield binarize(x, rows, settings.binarize, binarize_seed)
+    binarize = Binarize(settings.binarize, derive(settings.seed, Stream.BINARIZE, epoch))
+    for x, _ in data.batches(
+        settings.batch_size, order=order, device=device, seed=source_seed, binarize=binarize
+    ):
+        yield x
 
 
 def _record(epoch: int, totals: EpochTotals, beta: float, started: float) -> Record:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fastvae import functional, noise
 from fastvae.data import Data, open_data
+from fastvae.data.binarize import AS_THEY_ARE, Binarize
 from fastvae.models import VAE
 from fastvae.models.vae import without_ones
 from fastvae.training import persistence
-from fastvae.training.binarize import binarize
 from fastvae.training.config import RunConfig, as_count
 from fastvae.training.held_out import evaluate_on
 from fastvae.training.history import Record
@@ -144,8 +144,8 @@ class TrainedVAE:
         """
         data, single = self._open(x)
         means, logvars = [], []
-        for batch, rows in data.batches(CHUNK, order=None, device=self.device):
-            seen = _filled(self._as_trained(batch, rows).reshape(-1, *self.input_shape))
+        for batch, _ in data.batches(CHUNK, order=None, device=self.device, binarize=self._as_trained):
+            seen = _filled(batch.reshape(-1, *self.input_shape))
             with torch.no_grad():
                 mu, logvar = self.model.posterior(seen)
             means.append(mu[: len(batch)].cpu())
@@ -282,31 +282,46 @@ class TrainedVAE:
         codes[:, dim] = line
         return self._decode(codes)
 
-    def evaluate(self, data: object, *, seed: int = 0) -> dict[str, float]:
+    def evaluate(self, data: object, *, num_samples: int = 0, seed: int = 0) -> dict[str, float]:
         """Evaluate the bound on data, at ``beta = 1`` and with one sample of the codes each.
+
+        With ``num_samples`` codes each, log p(x) itself is estimated too.
 
         Parameters
         ----------
         data : array, tensor, path, Dataset, ...
             Where it comes with a test set, as a folder of MNIST's files does, that is evaluated.
+        num_samples : int
+            Codes drawn per sample for the log-likelihood, each of which is decoded; 0 leaves it out.
         seed : int
             Of the codes, and of drawn pixels where the model was trained with ``binarize="dynamic"``.
 
         Returns
         -------
         dict
-            ``elbo``, ``recon`` and ``kl`` in nats per sample, ``active_units`` (codes in use), ``samples``.
+            ``elbo``, ``recon`` and ``kl`` in nats per sample, ``active_units`` (codes in use), ``samples``;
+            with ``num_samples``, ``log_likelihood``, the importance-weighted estimate of log p(x) in nats per
+            sample (:func:`fastvae.evaluation.log_likelihood`).
 
         Raises
         ------
         TypeError, ValueError
-            If it is no data, has another shape, or values the likelihood cannot have.
+            If it is no data, has another shape, or values the likelihood cannot have; for a negative
+            ``num_samples``, or one for a plain autoencoder.
         """
+        if num_samples != 0:
+            num_samples = as_count("num_samples", num_samples)
+            if not self.model.variational:
+                raise ValueError(
+                    "a plain autoencoder gives data no probability: it has no log-likelihood to estimate; "
+                    "leave num_samples out"
+                )
         opened, _ = self._open(data)
         if opened.test is not None:
             opened = opened.test
         self.model.likelihood.check_range(*opened.value_range())
-        return evaluate_on(self.model, opened, self.config.training, self.device, seed=seed)
+        settings = self.config.training
+        return evaluate_on(self.model, opened, settings, self.device, seed=seed, num_samples=num_samples)
 
     def save(self, path: str | Path) -> Path:
         """Write the model, its config and its history to a folder, which :func:`fastvae.load` reads.
@@ -345,10 +360,10 @@ class TrainedVAE:
             )
         return data, single
 
-    def _as_trained(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Give gray pixels as the encoder knows them; drawn ones stay at their mean."""
-        kind = "threshold" if self.config.training.binarize == "threshold" else "none"
-        return binarize(x, rows, kind, seed=0)
+    @property
+    def _as_trained(self) -> Binarize:
+        """Gray pixels as the encoder knows them; drawn ones stay at their mean."""
+        return Binarize("threshold") if self.config.training.binarize == "threshold" else AS_THEY_ARE
 
     def _decode(self, z: Tensor) -> Tensor:
         parts = [torch.empty((0, *self.input_shape))]

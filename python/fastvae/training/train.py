@@ -44,6 +44,7 @@ def train(
     variational: bool = True,
     beta: float = 1.0,
     warmup: float = 0.0,
+    free_bits: float = 0.0,
     epochs: int | None = None,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
@@ -93,6 +94,9 @@ def train(
         Weight of the KL in training; 1 is the evidence lower bound. Evaluation is always at 1.
     warmup : float
         Fraction of all steps in which the weight of the KL grows from 0 to ``beta``.
+    free_bits : float
+        Nats that each code of each sample may carry at no cost: training takes ``max(free_bits, KL)`` of
+        each, against codes that stay unused. The history and evaluation report the KL itself.
     epochs : int, optional
         Passes over the data; by default as many as make 2000 steps, but at least 20 and at most 400: 154 for
         the digits, 20 for MNIST.
@@ -146,6 +150,7 @@ def train(
         weight_decay=weight_decay,
         beta=beta,
         warmup=warmup,
+        free_bits=free_bits,
         binarize=binarize,
         seed=seed,
     )
@@ -157,6 +162,8 @@ def train(
         )
     if not isinstance(variational, bool):
         raise TypeError(f"variational must be True or False, got {variational!r}")
+    if settings.free_bits and not variational:
+        raise ValueError("free_bits are of the KL, which variational=False has not: leave one of them out")
     if hidden_dims and encoder is not None and decoder is not None:
         raise ValueError(
             "hidden_dims has no meaning beside an encoder and a decoder of your own: leave it out"

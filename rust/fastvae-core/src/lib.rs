@@ -1,4 +1,5 @@
-//! Kernels of fastvae: counter-based noise, reparametrized sampling and Gaussian KL, forward and backward.
+//! Kernels of fastvae: counter-based noise, reparametrized sampling, Gaussian KL and the log-probabilities of
+//! data, forward and backward.
 //!
 //! This crate knows neither Python nor torch. A tensor is a [`Matrix`] of rows with unit-stride columns; the
 //! maths of each operation is one generic body over sixteen lanes, compiled once for every instruction-set
@@ -21,6 +22,7 @@ pub use element::Element;
 pub use level::Level;
 pub use matrix::Matrix;
 pub use noise::{Noise, Rows};
+pub use split::{Pool, lend_pool};
 
 /// How a kernel is to be run; the numbers it gives do not depend on it.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! The functions behind the kernels, on lanes.
 //!
 //! Coefficients of `log`, `sin` and `cos` are those of Cephes (`logf`, `sinf`, `cosf`); those of the exponential
-//! are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
+//! and of the inverse hyperbolic tangent are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
 
 use crate::lanes::{Floats, Scalar, Words};
 
@@ -36,41 +36,57 @@ fn polynomial<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
 }
 
 /// sqrt(-2 ln u) with u = (word + 1/2) / 2^32 rounded to `f32`: the radius of Box-Muller.
+///
+/// Several vectors go through each step together: one alone waits for its own results.
 #[inline(always)]
-pub(crate) fn radius<W: Words>(word: W) -> W::Floats {
+pub(crate) fn radius<W: Words, const N: usize>(words: [W; N]) -> [W::Floats; N] {
     let splat = W::Floats::splat;
-    let high = word.shift_right::<16>().signed_to_floats();
-    let low = word.and(W::splat(0xFFFF)).signed_to_floats();
-    let u = high.fma(splat(65536.0), low.add(splat(0.5))).mul(splat(1.0 / 4_294_967_296.0));
-    let bits = W::from_bits(u);
-    let exponent = bits.sub(W::splat(SQRT_HALF_BITS)).shift_right_signed::<23>();
-    let f = bits.sub(exponent.shift_left::<23>()).to_floats().sub(splat(1.0));
-    let e = exponent.signed_to_floats();
-    let square = f.mul(f);
-    let y = polynomial(f, &LOG).mul(f).mul(square);
-    let y = e.fma(splat(LOG_LN_2_LOW), y);
-    let y = square.fma(splat(-0.5), y);
-    let y = e.fma(splat(LOG_LN_2_HIGH), f.add(y));
-    y.mul(splat(-2.0)).sqrt()
+    let (mut f, mut e, mut y) = ([splat(0.0); N], [splat(0.0); N], [splat(LOG[0]); N]);
+    for i in 0..N {
+        let high = words[i].shift_right::<16>().signed_to_floats();
+        let low = words[i].and(W::splat(0xFFFF)).signed_to_floats();
+        let u = high.fma(splat(65536.0), low.add(splat(0.5))).mul(splat(1.0 / 4_294_967_296.0));
+        let bits = W::from_bits(u);
+        let exponent = bits.sub(W::splat(SQRT_HALF_BITS)).shift_right_signed::<23>();
+        f[i] = bits.sub(exponent.shift_left::<23>()).to_floats().sub(splat(1.0));
+        e[i] = exponent.signed_to_floats();
+    }
+    for &coefficient in &LOG[1..] {
+        for i in 0..N {
+            y[i] = y[i].fma(f[i], splat(coefficient));
+        }
+    }
+    for i in 0..N {
+        let square = f[i].mul(f[i]);
+        let excess = e[i].fma(splat(LOG_LN_2_LOW), y[i].mul(f[i]).mul(square));
+        let excess = square.fma(splat(-0.5), excess);
+        let logarithm = e[i].fma(splat(LOG_LN_2_HIGH), f[i].add(excess));
+        y[i] = logarithm.mul(splat(-2.0)).sqrt();
+    }
+    y
 }
 
 /// cos and sin of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it.
 #[inline(always)]
-pub(crate) fn circle<W: Words>(word: W) -> (W::Floats, W::Floats) {
+pub(crate) fn circle<W: Words, const N: usize>(words: [W; N]) -> [(W::Floats, W::Floats); N] {
     let splat = W::Floats::splat;
-    let turned = word.add(W::splat(0x2000_0000));
-    let fraction = turned.and(W::splat(0x3FFF_FFFF)).sub(W::splat(0x2000_0000)).signed_to_floats();
-    let angle = fraction.add(splat(0.5)).mul(splat(QUARTER_TURN));
-    let square = angle.mul(angle);
-    let sine = polynomial(square, &SIN).mul(square).fma(angle, angle);
-    let cosine = polynomial(square, &COS).mul(square).fma(square, square.fma(splat(-0.5), splat(1.0)));
-    let swap = turned.shift_left::<1>();
-    let x = swap.select_by_sign(sine, cosine);
-    let y = swap.select_by_sign(cosine, sine);
-    let sign = W::splat(0x8000_0000);
-    let x_sign = turned.add(W::splat(0x4000_0000)).and(sign);
-    let y_sign = turned.and(sign);
-    (W::from_bits(x).xor(x_sign).to_floats(), W::from_bits(y).xor(y_sign).to_floats())
+    let mut points = [(splat(0.0), splat(0.0)); N];
+    for i in 0..N {
+        let turned = words[i].add(W::splat(0x2000_0000));
+        let fraction = turned.and(W::splat(0x3FFF_FFFF)).sub(W::splat(0x2000_0000)).signed_to_floats();
+        let angle = fraction.add(splat(0.5)).mul(splat(QUARTER_TURN));
+        let square = angle.mul(angle);
+        let sine = polynomial(square, &SIN).mul(square).fma(angle, angle);
+        let cosine = polynomial(square, &COS).mul(square).fma(square, square.fma(splat(-0.5), splat(1.0)));
+        let swap = turned.shift_left::<1>();
+        let x = swap.select_by_sign(sine, cosine);
+        let y = swap.select_by_sign(cosine, sine);
+        let sign = W::splat(0x8000_0000);
+        let x_sign = turned.add(W::splat(0x4000_0000)).and(sign);
+        let y_sign = turned.and(sign);
+        points[i] = (W::from_bits(x).xor(x_sign).to_floats(), W::from_bits(y).xor(y_sign).to_floats());
+    }
+    points
 }
 
 /// e^h and what is left of it when its first terms are taken away.
@@ -128,4 +144,55 @@ pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
     let growth = n.select_within(exact, p.fma(scale, scale.sub(one)), value.sub(one));
     let excess = n.select_within(splat(V::Scalar::HALF), square.mul(q), growth.sub(h));
     Exponential { reduced: p, exponent: n, value, growth, excess }
+}
+
+/// log(1 + e) for e in [0, 1], to an ulp and a half of the result.
+///
+/// With s = e / (2 + e) it is 2 atanh(s), and 2 s = e - s e: only a small part of the result is rounded more than
+/// once.
+#[inline(always)]
+pub(crate) fn log_1p<V: Floats>(e: V) -> V {
+    let s = e.div(e.add(V::splat(V::Scalar::TWO)));
+    let square = s.mul(s);
+    let coefficients = V::Scalar::ATANH_EXCESS;
+    let mut excess = V::splat(coefficients[coefficients.len() - 1]);
+    for &coefficient in coefficients.iter().rev().skip(1) {
+        excess = excess.fma(square, V::splat(coefficient));
+    }
+    // log(1 + e) = 2 s + s^3 excess = e + s (s^2 excess - e).
+    square.fma(excess, V::splat(V::Scalar::ZERO).sub(e)).fma(s, e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::log_1p;
+    use crate::lanes::portable::Portable;
+    use crate::lanes::{Floats, LANES, Vectors};
+
+    type F32 = <Portable as Vectors>::F32;
+    type F64 = <Portable as Vectors>::F64;
+
+    #[test]
+    fn log_1p_is_within_an_ulp_and_a_half() {
+        let mut worst = 0.0_f64;
+        for bits in (0..=1.0_f32.to_bits()).step_by(4999) {
+            let e = f32::from_bits(bits);
+            let mut lanes = [0.0; LANES];
+            log_1p(F32::splat(e)).store(&mut lanes);
+            let truth = f64::from(e).ln_1p();
+            let ulp = f64::from((truth as f32).next_up()) - f64::from(truth as f32);
+            worst = worst.max((f64::from(lanes[0]) - truth).abs() / ulp);
+        }
+        assert!(worst < 1.5, "{worst}");
+    }
+
+    #[test]
+    fn log_1p_of_doubles_is_within_two_ulps() {
+        for i in 0..=100_000 {
+            let e = f64::from(i) / 100_000.0;
+            let mut lanes = [0.0; LANES];
+            log_1p(F64::splat(e)).store(&mut lanes);
+            assert!((lanes[0] - e.ln_1p()).abs() <= 2.0 * f64::EPSILON * e.ln_1p(), "{e}");
+        }
+    }
 }

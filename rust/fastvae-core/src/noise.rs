@@ -81,8 +81,8 @@ impl Noise<'_> {
 
 /// What becomes of the four words of a block.
 pub trait Distribution {
-    /// Four values from four words.
-    fn transform<W: Words>(words: [W; 4]) -> [W::Floats; 4];
+    /// Four values from four words, for several vectors of blocks.
+    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N];
 }
 
 /// Standard normals by Box-Muller on word pairs.
@@ -91,10 +91,19 @@ pub struct Normal;
 
 impl Distribution for Normal {
     #[inline(always)]
-    fn transform<W: Words>([w0, w1, w2, w3]: [W; 4]) -> [W::Floats; 4] {
-        let (r, s) = (radius(w0), radius(w2));
-        let ((x, y), (u, v)) = (circle(w1), circle(w3));
-        [r.mul(x), r.mul(y), s.mul(u), s.mul(v)]
+    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N] {
+        let (mut first, mut second) = ([blocks[0][0]; N], [blocks[0][1]; N]);
+        let (mut third, mut fourth) = ([blocks[0][2]; N], [blocks[0][3]; N]);
+        for i in 0..N {
+            [first[i], second[i], third[i], fourth[i]] = blocks[i];
+        }
+        let (r, s) = (radius(first), radius(third));
+        let (p, q) = (circle(second), circle(fourth));
+        let mut values = [[W::Floats::splat(0.0); 4]; N];
+        for i in 0..N {
+            values[i] = [r[i].mul(p[i].0), r[i].mul(p[i].1), s[i].mul(q[i].0), s[i].mul(q[i].1)];
+        }
+        values
     }
 }
 
@@ -104,9 +113,35 @@ pub struct Uniform;
 
 impl Distribution for Uniform {
     #[inline(always)]
-    fn transform<W: Words>([w0, w1, w2, w3]: [W; 4]) -> [W::Floats; 4] {
-        [unit(w0), unit(w1), unit(w2), unit(w3)]
+    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N] {
+        let mut values = [[W::Floats::splat(0.0); 4]; N];
+        for i in 0..N {
+            let [a, b, c, d] = blocks[i];
+            values[i] = [unit(a), unit(b), unit(c), unit(d)];
+        }
+        values
     }
+}
+
+/// The upper 24 bits of a word, as the bits of a float: uniforms for those who compare integers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upper24;
+
+impl Distribution for Upper24 {
+    #[inline(always)]
+    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N] {
+        let mut values = [[W::Floats::splat(0.0); 4]; N];
+        for i in 0..N {
+            let [a, b, c, d] = blocks[i];
+            values[i] = [upper(a), upper(b), upper(c), upper(d)];
+        }
+        values
+    }
+}
+
+#[inline(always)]
+fn upper<W: Words>(word: W) -> W::Floats {
+    word.shift_right::<8>().to_floats()
 }
 
 /// The upper 24 bits of a word as a fraction.
@@ -136,20 +171,26 @@ pub(crate) fn walk<L: Vectors, D: Distribution>(noise: &Noise, span: Span, visit
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
 fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
     noise: &Noise,
     span: Span,
     visitor: &mut impl Visit<L>,
 ) {
-    let key = noise.key();
+    let keys = philox::schedule(noise.key());
     let end = span.column + span.columns;
     let (mut row, mut column) = (span.row, span.column);
     while row < span.row + span.rows {
-        if column + CHAINS * GROUP * LANES <= end {
-            let counters =
-                core::array::from_fn(|i| noise.neighbours::<L::U32>(row, column + i * GROUP * LANES));
-            for words in philox::blocks::<L::U32, CHAINS>(counters, key) {
-                let [a, b, c, d] = L::U32::transpose(D::transform(words));
+        let within_row = column + CHAINS * GROUP * LANES <= end;
+        if within_row && CHAINS > 1 {
+            let mut counters = [noise.neighbours::<L::U32>(row, column); CHAINS];
+            for i in 1..CHAINS {
+                counters[i][0] = counters[i][0].add(L::U32::splat((i * LANES) as u32));
+            }
+            let values = D::transform(philox::blocks::<L::U32, CHAINS>(counters, &keys));
+            for &group in &values {
+                // Written out, so that no value leaves its register.
+                let [a, b, c, d] = L::U32::transpose(group);
                 visitor.slot(row, column, a);
                 visitor.slot(row, column + LANES, b);
                 visitor.slot(row, column + 2 * LANES, c);
@@ -161,21 +202,29 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
             }
             continue;
         }
-        // The end of a row, and the beginning of the next ones with it.
-        let mut slots = [(row, column); GROUP];
+        // The end of a row and the beginning of the next ones with it, or a level with so few registers that values
+        // pass through the stack anyhow.
+        let mut slots = [[(row, column); GROUP]; CHAINS];
         let mut used = 0;
-        while used < GROUP && row < span.row + span.rows {
-            slots[used] = (row, column);
+        while used < CHAINS * GROUP && row < span.row + span.rows {
+            slots[used / GROUP][used % GROUP] = (row, column);
             used += 1;
             column += LANES;
             if column >= end {
                 (row, column) = (row + 1, span.column);
             }
         }
-        let [words] = philox::blocks([noise.scattered::<L::U32>(slots)], key);
-        let values = L::U32::transpose(D::transform(words));
-        for (&(row, column), value) in slots.iter().zip(values).take(used) {
-            visitor.slot(row, column, value);
+        let mut counters = [noise.scattered::<L::U32>(slots[0]); CHAINS];
+        for i in 1..CHAINS {
+            counters[i] = noise.scattered(slots[i]);
+        }
+        let mut values = D::transform(philox::blocks::<L::U32, CHAINS>(counters, &keys));
+        for group in &mut values {
+            *group = L::U32::transpose(*group);
+        }
+        for i in 0..used {
+            let (row, column) = slots[i / GROUP][i % GROUP];
+            visitor.slot(row, column, values[i / GROUP][i % GROUP]);
         }
     }
 }

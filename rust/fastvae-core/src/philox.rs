@@ -20,29 +20,48 @@ pub(crate) fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
+/// The keys of the rounds.
+#[must_use]
+pub(crate) fn schedule(key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
+    core::array::from_fn(|round| {
+        [0, 1].map(|word| key[word].wrapping_add(WEYL[word].wrapping_mul(round as u32)))
+    })
+}
+
 /// `N` times sixteen blocks with one key: four vectors of words each.
 ///
 /// The chains do not depend on each other, so the multiplications of one fill the waiting time of the other.
 #[inline(always)]
-pub(crate) fn blocks<W: Words, const N: usize>(counters: [[W; 4]; N], key: [u32; 2]) -> [[W; 4]; N] {
-    let mut states = counters;
-    let [mut k0, mut k1] = key;
-    for _ in 0..ROUNDS {
-        let (key0, key1) = (W::splat(k0), W::splat(k1));
-        for state in &mut states {
-            let [c0, c1, c2, c3] = *state;
-            let (high0, low0) = c0.multiply_wide(MULTIPLIERS[0]);
-            let (high1, low1) = c2.multiply_wide(MULTIPLIERS[1]);
-            *state = [high1.xor(c1).xor(key0), low1, high0.xor(c3).xor(key1), low0];
-        }
-        (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+pub(crate) fn blocks<W: Words, const N: usize>(
+    counters: [[W; 4]; N],
+    keys: &[[u32; 2]; ROUNDS],
+) -> [[W; 4]; N] {
+    // Loops by index and no `map`: a closure is not told to be inlined into the level's function, and an iterator
+    // takes an array of vectors through memory.
+    let mut states = [W::begin_rounds(counters[0]); N];
+    for i in 1..N {
+        states[i] = W::begin_rounds(counters[i]);
     }
-    states
+    // Written out: rolled up, the loop spends as many instructions on moving registers as on the rounds.
+    macro_rules! round {
+        ($($number:literal)*) => {$(
+            for state in &mut states {
+                *state = W::round(*state, MULTIPLIERS, keys[$number]);
+            }
+        )*};
+    }
+    round!(0 1 2 3 4 5 6 7 8 9);
+    let mut words = counters;
+    for i in 0..N {
+        words[i] = W::end_rounds(states[i]);
+    }
+    words
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{block, blocks};
+    use super::{block, blocks, schedule};
     use crate::lanes::{Floats, LANES, Vectors, Words};
     use crate::level::{Kernel, Level, dispatch};
 
@@ -72,7 +91,7 @@ mod tests {
         #[inline(always)]
         fn run<L: Vectors>(self) -> Self::Output {
             let counter = self.0.map(L::U32::splat);
-            let [first, second] = blocks([counter, counter], self.1);
+            let [first, second] = blocks([counter, counter], &schedule(self.1));
             let lanes = first.map(|word| {
                 let mut lanes = [0.0; LANES];
                 word.to_floats().store(&mut lanes);

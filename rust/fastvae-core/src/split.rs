@@ -1,14 +1,36 @@
 //! Dividing work: into spans whose shape depends on the tensor alone, and among threads.
 
 use core::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 /// Columns of the longest stretch that is worked on in one piece.
 pub(crate) const SEGMENT: usize = 16384;
 
-/// Elements below which another thread costs more than it saves while torch's own threads still spin.
-const ELEMENTS_PER_THREAD: usize = 1 << 18;
+/// Elements below which another thread of a lent pool costs more than it saves.
+const ELEMENTS_PER_LENT_THREAD: usize = 1 << 15;
+
+/// The same for a thread that has to be started, perhaps while the pool's own threads still spin.
+const ELEMENTS_PER_NEW_THREAD: usize = 1 << 18;
+
+/// Threads that somebody else keeps: calls the work on up to so many of them, the calling one included, at the
+/// same time, and returns when all are done. Gives false, having called nothing, where it cannot.
+///
+/// One call at least has to be made; each of them takes what there is to do until nothing is left.
+pub type Pool = fn(usize, &(dyn Fn() + Sync)) -> bool;
+
+static POOL: OnceLock<Pool> = OnceLock::new();
+
+/// Lends a pool of threads to every kernel from now on; without one, threads are started for each call.
+///
+/// Two sets of threads on the same cores get in each other's way, so a program that has one should lend it.
+/// The first one lent stays.
+pub fn lend_pool(pool: Pool) {
+    POOL.get_or_init(|| pool);
+}
+
+/// Rows of a band at least: the `f64` sums of one take a sixteenth of the memory of its elements, or less.
+const ROWS_PER_BAND: usize = 32;
 
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +85,38 @@ pub(crate) fn spans(rows: usize, columns: usize) -> Vec<Span> {
         .collect()
 }
 
+/// Bands of whole rows, for sums over the rows: not many, as each has a sum of its own for every column.
+#[must_use]
+pub(crate) fn bands(rows: usize, columns: usize) -> Vec<Span> {
+    if rows == 0 || columns == 0 {
+        return Vec::new();
+    }
+    let step = (SEGMENT / columns).max(ROWS_PER_BAND);
+    (0..rows).step_by(step).map(|row| Span { row, rows: step.min(rows - row), column: 0, columns }).collect()
+}
+
+/// The same spans cut into ones of at most `longest` elements, a multiple of sixteen: for work that keeps
+/// more per element than the caches hold of a whole span.
+#[must_use]
+pub(crate) fn finer(spans: &[Span], longest: usize) -> Vec<Span> {
+    let mut cut = Vec::new();
+    for &span in spans {
+        let rows = (longest / span.columns).max(1);
+        for row in (0..span.rows).step_by(rows) {
+            let columns = span.columns.min(longest);
+            for column in (0..span.columns).step_by(columns) {
+                cut.push(Span {
+                    row: span.row + row,
+                    rows: rows.min(span.rows - row),
+                    column: span.column + column,
+                    columns: columns.min(span.columns - column),
+                });
+            }
+        }
+    }
+    cut
+}
+
 /// Into how many spans each row is cut (1 where spans hold whole rows).
 #[must_use]
 pub(crate) fn segments(columns: usize) -> usize {
@@ -84,14 +138,13 @@ pub(crate) fn pieces<T>(
 /// How many threads pay for this many elements.
 #[must_use]
 pub(crate) fn threads_for(elements: usize, threads: usize) -> usize {
-    threads.min(elements / ELEMENTS_PER_THREAD).max(1)
+    let per_thread = if POOL.get().is_some() { ELEMENTS_PER_LENT_THREAD } else { ELEMENTS_PER_NEW_THREAD };
+    threads.min(elements / per_thread).max(1)
 }
 
 /// Calls `work` once for every item, on up to `threads` threads.
 ///
-/// The threads live for the call alone, so a forked process never waits for one that it did not inherit, and
-/// they take items as they get free, so a busy core delays nothing but its own item. Where the system refuses
-/// a thread, the others do its work.
+/// They take items as they get free, so a busy core delays nothing but its own item.
 ///
 /// # Panics
 /// If `work` panics.
@@ -111,12 +164,21 @@ pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) 
             }
         }
     };
+    if !POOL.get().is_some_and(|pool| pool(threads, &drain)) {
+        on_new_threads(threads, &drain);
+    }
+}
+
+/// Starts threads that live for the call alone, so a forked process never waits for one that it did not inherit.
+///
+/// Where the system refuses a thread, the others do its work.
+fn on_new_threads(threads: usize, work: &(dyn Fn() + Sync)) {
     thread::scope(|scope| {
         for _ in 1..threads {
-            if thread::Builder::new().spawn_scoped(scope, drain).is_err() {
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
                 break;
             }
         }
-        drain();
+        work();
     });
 }

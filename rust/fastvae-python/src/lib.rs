@@ -6,17 +6,30 @@
 
 mod memory;
 mod operations;
+mod pool;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::operations::free_bits::{free_bits_backward, free_bits_forward};
+    #[pymodule_export]
+    use crate::operations::gather::gather_batch;
+    #[pymodule_export]
     use crate::operations::latent::{latent_backward, latent_forward};
+    #[pymodule_export]
+    use crate::operations::likelihood::{
+        bernoulli_backward, bernoulli_forward, gaussian_backward, gaussian_forward,
+    };
+    #[pymodule_export]
+    use crate::operations::log_weight::{log_weight_backward, log_weight_forward};
     #[pymodule_export]
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
     #[pymodule_export]
     use crate::operations::prior::{prior_backward, prior_forward};
+    #[pymodule_export]
+    use crate::pool::use_torch_threads;
 
     use pyo3::prelude::*;
 

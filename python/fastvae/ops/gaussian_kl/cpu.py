@@ -13,7 +13,14 @@ from fastvae.ops.library import kernel
 
 
 @kernel(schema.gaussian_kl, "CPU")
-def gaussian_kl(mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> Tensor:
+def gaussian_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> Tensor:
     """KL from the standard normal, in one pass."""
     if not mu.numel():
         return empty_kl(mu, event_dims, reduction).zero_()
@@ -21,6 +28,21 @@ def gaussian_kl(mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> 
     matrix = LatentMatrix(mu, event_dims)
     mu, mu_rows = matrix.strided("mu", mu)
     logvar, logvar_rows = matrix.strided("logvar", logvar)
+    if free_bits:
+        _core.free_bits_forward(
+            matrix.code,
+            matrix.rows,
+            matrix.columns,
+            mu_rows,
+            logvar_rows,
+            0,
+            None,
+            (free_bits, group_size),
+            KL_CODES[reduction],
+            kl.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return kl
     _core.latent_forward(
         matrix.code,
         matrix.rows,
@@ -38,7 +60,13 @@ def gaussian_kl(mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> 
 
 @kernel(schema.gaussian_kl_backward, "CPU")
 def gaussian_kl_backward(
-    grad_kl: Tensor, mu: Tensor, logvar: Tensor, event_dims: int, reduction: str
+    grad_kl: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The gradients with respect to mu and logvar, in one pass."""
     grad_mu, grad_logvar = empty_latent(mu), empty_latent(logvar)
@@ -47,6 +75,23 @@ def gaussian_kl_backward(
         mu, mu_rows = matrix.strided("mu", mu)
         logvar, logvar_rows = matrix.strided("logvar", logvar)
         grad_kl, grad_kl_rows = matrix.strided_grad_kl(grad_kl, reduction)
+        if free_bits:
+            _core.free_bits_backward(
+                matrix.code,
+                matrix.rows,
+                matrix.columns,
+                mu_rows,
+                logvar_rows,
+                ABSENT,
+                None,
+                (free_bits, group_size),
+                KL_CODES[reduction],
+                grad_kl_rows,
+                grad_mu.data_ptr(),
+                grad_logvar.data_ptr(),
+                torch.get_num_threads(),
+            )
+            return grad_mu, grad_logvar
         _core.latent_backward(
             matrix.code,
             matrix.rows,

@@ -48,6 +48,8 @@ def reduce(kl: Tensor, event_dims: int, reduction: str) -> Tensor:
     """Sum an element-wise KL as an operator-level reduction says."""
     if reduction == "sample" and event_dims:
         kl = kl.sum(dim=tuple(range(kl.dim() - event_dims, kl.dim())))
+    if reduction == "dimension" and kl.dim() > event_dims:
+        kl = kl.sum(dim=tuple(range(kl.dim() - event_dims)))
     return kl.sum() if reduction == "sum" else kl.contiguous()
 
 
@@ -59,21 +61,64 @@ def spread(grad_kl: Tensor, like: Tensor, event_dims: int, reduction: str) -> Te
     return grad_kl.expand(like.shape)
 
 
-@kernel(schema.gaussian_kl, "CompositeExplicitAutograd")
-def gaussian_kl(mu: Tensor, logvar: Tensor, event_dims: int, reduction: str) -> Tensor:
-    """KL from the standard normal, in nats."""
+def group_sums(kl: Tensor, event_dims: int, group_size: int) -> Tensor:
+    """The KL of each group of neighbouring dimensions: ``(*lead, groups)``."""
+    lead = kl.shape[: kl.dim() - event_dims]
+    columns = math.prod(kl.shape[kl.dim() - event_dims :])
+    return kl.reshape((*lead, columns // group_size, group_size)).sum(-1)
+
+
+def standard_kl(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL from the standard normal of each element, in the dtype of the arithmetic."""
     opmath = OPMATH[mu.dtype]
     m, x = mu.to(opmath), logvar.to(opmath)
-    return reduce(0.5 * (m * m + exp_excess(x)), event_dims, reduction)
+    return 0.5 * (m * m + exp_excess(x))
+
+
+@kernel(schema.gaussian_kl, "CompositeExplicitAutograd")
+def gaussian_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> Tensor:
+    """KL from the standard normal, in nats; of each group at least its free bits."""
+    kl = standard_kl(mu, logvar)
+    if not free_bits:
+        return reduce(kl, event_dims, reduction)
+    groups = group_sums(kl, event_dims, group_size)
+    # Not `clamp`, whose gradient is 1 at the floor itself; NaN stays.
+    return reduce(torch.where(groups <= free_bits, free_bits, groups), 1, reduction)
+
+
+def above_floor(
+    mu: Tensor, logvar: Tensor, event_dims: int, free_bits: float, group_size: int
+) -> Tensor | float:
+    """1 for each element whose group has a gradient, 0 where it is free."""
+    if not free_bits:
+        return 1.0
+    with torch.no_grad():
+        groups = group_sums(standard_kl(mu, logvar), event_dims, group_size)
+        weight = torch.where(groups <= free_bits, 0.0, 1.0).to(groups.dtype)
+    return weight.unsqueeze(-1).expand(*weight.shape, group_size).reshape(mu.shape)
 
 
 @kernel(schema.gaussian_kl_backward, "CompositeExplicitAutograd")
 def gaussian_kl_backward(
-    grad_kl: Tensor, mu: Tensor, logvar: Tensor, event_dims: int, reduction: str
+    grad_kl: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The gradients with respect to mu and logvar: g mu and g (e^logvar - 1) / 2."""
     opmath = OPMATH[mu.dtype]
     g = spread(grad_kl, mu, event_dims, reduction)
+    g = g * above_floor(mu, logvar, event_dims, free_bits, group_size)
     grad_mu = g * mu.to(opmath)
     grad_logvar = g * torch.expm1(logvar.to(opmath)) * 0.5
     return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()

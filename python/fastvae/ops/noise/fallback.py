@@ -34,3 +34,19 @@ def on_any_device(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 for _name in ("normal", "uniform", "permutation", "fold_in"):
     kernel(getattr(schema, _name), "CompositeExplicitAutograd")(on_any_device(getattr(reference, _name)))
+
+
+def written_over(function: Callable[..., Tensor]) -> Callable[..., None]:
+    """Fill the last argument with what the function makes of the others."""
+
+    def run(*arguments: Any) -> None:
+        *others, out = arguments
+        out.copy_(on_any_device(function)(*others).reshape(out.shape))
+
+    return run
+
+
+for _name in ("normal", "uniform"):
+    kernel(getattr(schema, f"{_name}_into"), "CompositeExplicitAutograd")(
+        written_over(getattr(reference, _name))
+    )

@@ -27,10 +27,11 @@ class Reparametrize(torch.autograd.Function):
         logvar, seed = ctx.saved_tensors
         grad_logvar = None
         if ctx.needs_input_grad[1]:
-            backward = (
-                reference.reparametrize_backward if torch.is_grad_enabled() else schema.reparametrize_backward
-            )
-            grad_logvar = backward(grad_z, logvar, seed, *ctx.noise)
+            arguments = (grad_z, logvar, seed, *ctx.noise)
+            if torch.is_grad_enabled():
+                grad_logvar = reference.reparametrize_backward(*arguments)
+            else:
+                grad_logvar = raw(schema.reparametrize_backward, *arguments)
         return grad_z, grad_logvar, None, None, None, None
 
 

@@ -28,33 +28,42 @@ class ReparametrizeKL(torch.autograd.Function):
         row_offset: int,
         event_dims: int,
         reduction: str,
+        free_bits: float = 0.0,
+        group_size: int = 1,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mu, logvar, seed)
-        ctx.arguments = (draw, row_offset, event_dims, reduction)
-        return raw(schema.reparametrize_kl, mu, logvar, seed, draw, row_offset, event_dims, reduction)
+        ctx.arguments = (draw, row_offset, event_dims, reduction, free_bits, group_size)
+        return raw(schema.reparametrize_kl, mu, logvar, seed, *ctx.arguments)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
         mu, logvar, seed = ctx.saved_tensors
-        *noise, event_dims, reduction = ctx.arguments
-        plain = torch.is_grad_enabled()
+        draw, row_offset, event_dims, *reduce = ctx.arguments
+        recorded = torch.is_grad_enabled()
         # An output that was not used has no gradient: a zero instead would turn an infinite sigma into NaN.
         if grad_z is None and grad_kl is None:
-            return (None,) * 7
+            return (None,) * 9
         if grad_kl is None:
-            ops = reparametrize_reference if plain else reparametrize_schema
+            only_z = (grad_z, logvar, seed, draw, row_offset, event_dims)
             grad_mu = grad_z
-            grad_logvar = ops.reparametrize_backward(grad_z, logvar, seed, *noise, event_dims)
+            if recorded:
+                grad_logvar = reparametrize_reference.reparametrize_backward(*only_z)
+            else:
+                grad_logvar = raw(reparametrize_schema.reparametrize_backward, *only_z)
         elif grad_z is None:
-            ops = gaussian_kl_reference if plain else gaussian_kl_schema
-            grad_mu, grad_logvar = ops.gaussian_kl_backward(grad_kl, mu, logvar, event_dims, reduction)
+            only_kl = (grad_kl, mu, logvar, event_dims, *reduce)
+            if recorded:
+                grad_mu, grad_logvar = gaussian_kl_reference.gaussian_kl_backward(*only_kl)
+            else:
+                grad_mu, grad_logvar = raw(gaussian_kl_schema.gaussian_kl_backward, *only_kl)
         else:
-            ops = reference if plain else schema
-            grad_mu, grad_logvar = ops.reparametrize_kl_backward(
-                grad_z, grad_kl, mu, logvar, seed, *noise, event_dims, reduction
-            )
-        return grad_mu, grad_logvar, None, None, None, None, None
+            both = (grad_z, grad_kl, mu, logvar, seed, *ctx.arguments)
+            if recorded:
+                grad_mu, grad_logvar = reference.reparametrize_kl_backward(*both)
+            else:
+                grad_mu, grad_logvar = raw(schema.reparametrize_kl_backward, *both)
+        return grad_mu, grad_logvar, *(None,) * 7
 
 
 autograd_kernel(schema.reparametrize_kl, ReparametrizeKL, reference.reparametrize_kl)

@@ -8,7 +8,6 @@ use super::portable::Lanes;
 use super::{Floats, LANES, Scalar, Vectors, Words};
 #[allow(clippy::wildcard_imports, reason = "the intrinsics are one vocabulary")]
 use core::arch::x86_64::*;
-use core::array::from_fn;
 
 /// The level with AVX2 and FMA (and F16C, which every such processor has).
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +27,26 @@ impl Vectors for Avx2 {
         lanes.store(narrow.array_mut());
         narrow.widen()
     }
+
+    #[inline(always)]
+    fn prefetch<T>(values: &[T]) {
+        prefetch(values);
+    }
 }
+
+/// Asks for every cache line of a slice.
+#[inline(always)]
+pub(super) fn prefetch<T>(values: &[T]) {
+    let first = values.as_ptr().cast::<i8>();
+    for offset in (0..size_of_val(values)).step_by(CACHE_LINE) {
+        // SAFETY: the offset lies within the slice, and a prefetch (SSE, which every x86-64 processor has) is a hint
+        // that reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.add(offset)) }
+    }
+}
+
+/// Bytes that come from memory together.
+const CACHE_LINE: usize = 64;
 
 /// Sixteen `f32` in two registers.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +233,50 @@ fn power(n: __m256i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
 }
 
+impl U32 {
+    /// The high and low words of the 64-bit products.
+    #[inline(always)]
+    fn multiply_wide(self, factor: u32) -> (Self, Self) {
+        let (high0, low0) = products(self.0[0], factor);
+        let (high1, low1) = products(self.0[1], factor);
+        (Self([high0, high1]), Self([low0, low1]))
+    }
+}
+
+/// The high and low words of the 64-bit products.
+#[inline(always)]
+fn products(words: __m256i, factor: u32) -> (__m256i, __m256i) {
+    // SAFETY: the processor has AVX2 (module documentation).
+    unsafe {
+        // The instruction multiplies the even lanes; the odd ones are moved there and back.
+        let by = _mm256_set1_epi32(factor as i32);
+        let even = _mm256_mul_epu32(words, by);
+        let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(words), by);
+        (
+            _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd),
+            _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd)),
+        )
+    }
+}
+
+/// Transposes two 4x4 squares.
+#[inline(always)]
+fn squares([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+    // SAFETY: the processor has AVX2 (module documentation).
+    unsafe {
+        let ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+        let ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+        let cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+        let cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
+        ]
+    }
+}
+
 impl Words for U32 {
     type Floats = F32;
 
@@ -315,23 +377,23 @@ impl Words for U32 {
         halves!(U32, |i| _mm256_mullo_epi32(self.0[i], _mm256_set1_epi32(factor as i32)))
     }
 
+    type Rounds = [Self; 4];
+
     #[inline(always)]
-    fn multiply_wide(self, factor: u32) -> (Self, Self) {
-        // The instruction multiplies the even lanes; the odd ones are moved there and back.
-        let products = |i: usize| {
-            // SAFETY: the processor has AVX2 (module documentation).
-            unsafe {
-                let by = _mm256_set1_epi32(factor as i32);
-                let even = _mm256_mul_epu32(self.0[i], by);
-                let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(self.0[i]), by);
-                (
-                    _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd),
-                    _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd)),
-                )
-            }
-        };
-        let (first, second) = (products(0), products(1));
-        (Self([first.0, second.0]), Self([first.1, second.1]))
+    fn begin_rounds(words: [Self; 4]) -> [Self; 4] {
+        words
+    }
+
+    #[inline(always)]
+    fn round([c0, c1, c2, c3]: [Self; 4], multipliers: [u32; 2], key: [u32; 2]) -> [Self; 4] {
+        let (high0, low0) = c0.multiply_wide(multipliers[0]);
+        let (high1, low1) = c2.multiply_wide(multipliers[1]);
+        [high1.xor(c1).xor(Self::splat(key[0])), low1, high0.xor(c3).xor(Self::splat(key[1])), low0]
+    }
+
+    #[inline(always)]
+    fn end_rounds(state: [Self; 4]) -> [Self; 4] {
+        state
     }
 
     #[inline(always)]
@@ -364,23 +426,9 @@ impl Words for U32 {
 
     #[inline(always)]
     fn transpose([a, b, c, d]: [F32; 4]) -> [F32; 4] {
-        let square = |i: usize| {
-            // SAFETY: the processor has AVX2 (module documentation).
-            unsafe {
-                let ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a.0[i], b.0[i]));
-                let ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a.0[i], b.0[i]));
-                let cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c.0[i], d.0[i]));
-                let cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c.0[i], d.0[i]));
-                [
-                    _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low)),
-                    _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low)),
-                    _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
-                    _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
-                ]
-            }
-        };
-        let (first, second) = (square(0), square(1));
-        from_fn(|i| F32([first[i], second[i]]))
+        let [e, f, g, h] = squares([a.0[0], b.0[0], c.0[0], d.0[0]]);
+        let [i, j, k, l] = squares([a.0[1], b.0[1], c.0[1], d.0[1]]);
+        [F32([e, i]), F32([f, j]), F32([g, k]), F32([h, l])]
     }
 
     #[inline(always)]

@@ -26,6 +26,11 @@ impl Vectors for Avx512 {
         lanes.store(narrow.array_mut());
         narrow.widen()
     }
+
+    #[inline(always)]
+    fn prefetch<T>(values: &[T]) {
+        super::avx2::prefetch(values);
+    }
 }
 
 /// Sixteen `f32`.
@@ -175,6 +180,80 @@ impl Floats for F32 {
     }
 }
 
+/// Sixteen words in the lower halves of 64-bit lanes, the even and the odd ones; the upper halves do not count.
+///
+/// The instruction that multiplies gives 64 bits for each even word. Words that stay apart between rounds cost
+/// no instruction to bring together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sparse([__m512i; 2]);
+
+impl Sparse {
+    #[inline(always)]
+    fn new(words: U32) -> Self {
+        Self([words.0, pure!(_mm512_srli_epi64::<32>(words.0))])
+    }
+
+    #[inline(always)]
+    fn multiply(self, factor: u32) -> Self {
+        pure!({
+            let by = _mm512_set1_epi32(factor as i32);
+            Self([_mm512_mul_epu32(self.0[0], by), _mm512_mul_epu32(self.0[1], by)])
+        })
+    }
+
+    #[inline(always)]
+    fn high(self) -> Self {
+        // As a move of floats: on some processors more units can do it than can shift.
+        pure!({
+            let (even, odd) = (_mm512_castsi512_ps(self.0[0]), _mm512_castsi512_ps(self.0[1]));
+            Self([
+                _mm512_castps_si512(_mm512_movehdup_ps(even)),
+                _mm512_castps_si512(_mm512_movehdup_ps(odd)),
+            ])
+        })
+    }
+
+    /// Exclusive or with other words and a key.
+    #[inline(always)]
+    fn mix(self, other: Self, key: u32) -> Self {
+        const PARITY: i32 = 0b1001_0110;
+        pure!({
+            let key = _mm512_set1_epi32(key as i32);
+            Self([
+                _mm512_ternarylogic_epi32::<PARITY>(self.0[0], other.0[0], key),
+                _mm512_ternarylogic_epi32::<PARITY>(self.0[1], other.0[1], key),
+            ])
+        })
+    }
+
+    #[inline(always)]
+    fn words(self) -> U32 {
+        U32(pure!(_mm512_mask_blend_epi32(0xAAAA, self.0[0], _mm512_slli_epi64::<32>(self.0[1]))))
+    }
+}
+
+/// Does nothing, in a place that the compiler keeps in order.
+///
+/// Left alone it would finish one chain of rounds before it begins the next, to save registers, and each chain
+/// would wait for its own multiplications.
+// Not `inline(always)`, which a function with features of its own cannot be; its callers have the same features.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn together([a, b, c, d]: [Sparse; 4]) -> [Sparse; 4] {
+    let ([mut a0, mut a1], [mut b0, mut b1]) = (a.0, b.0);
+    let ([mut c0, mut c1], [mut d0, mut d1]) = (c.0, d.0);
+    // SAFETY: a comment, no instruction.
+    unsafe {
+        core::arch::asm!(
+            "/* {} {} {} {} {} {} {} {} */",
+            inout(zmm_reg) a0, inout(zmm_reg) a1, inout(zmm_reg) b0, inout(zmm_reg) b1,
+            inout(zmm_reg) c0, inout(zmm_reg) c1, inout(zmm_reg) d0, inout(zmm_reg) d1,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    [Sparse([a0, a1]), Sparse([b0, b1]), Sparse([c0, c1]), Sparse([d0, d1])]
+}
+
 impl Words for U32 {
     type Floats = F32;
 
@@ -253,19 +332,25 @@ impl Words for U32 {
         Self(pure!(_mm512_mullo_epi32(self.0, _mm512_set1_epi32(factor as i32))))
     }
 
+    type Rounds = [Sparse; 4];
+
     #[inline(always)]
-    fn multiply_wide(self, factor: u32) -> (Self, Self) {
-        // The instruction multiplies the even lanes; the odd ones are moved there, and the halves of the
-        // products to where they belong.
-        pure!({
-            let by = _mm512_set1_epi32(factor as i32);
-            let even = _mm512_mul_epu32(self.0, by);
-            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(self.0), by);
-            (
-                Self(_mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even)),
-                Self(_mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xAAAA, odd)),
-            )
-        })
+    fn begin_rounds([a, b, c, d]: [Self; 4]) -> [Sparse; 4] {
+        [Sparse::new(a), Sparse::new(b), Sparse::new(c), Sparse::new(d)]
+    }
+
+    #[inline(always)]
+    fn round([c0, c1, c2, c3]: [Sparse; 4], multipliers: [u32; 2], key: [u32; 2]) -> [Sparse; 4] {
+        let (product0, product1) = (c0.multiply(multipliers[0]), c2.multiply(multipliers[1]));
+        let (c0, c1) = (product1.high().mix(c1, key[0]), product1);
+        let (c2, c3) = (product0.high().mix(c3, key[1]), product0);
+        // SAFETY: the processor has AVX-512 (module documentation).
+        unsafe { together([c0, c1, c2, c3]) }
+    }
+
+    #[inline(always)]
+    fn end_rounds([a, b, c, d]: [Sparse; 4]) -> [Self; 4] {
+        [a.words(), b.words(), c.words(), d.words()]
     }
 
     #[inline(always)]

@@ -56,6 +56,8 @@ pub trait Scalar:
     const EXACT_EXPONENT: Self;
     /// (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], lowest power first.
     const EXP_EXCESS: &'static [Self];
+    /// (2 atanh(s) / s - 2) / s^2 in powers of s^2 on [0, 1/9], lowest power first.
+    const ATANH_EXCESS: &'static [Self];
 
     /// Rounds an `f64` once.
     fn from_f64(value: f64) -> Self;
@@ -91,6 +93,8 @@ impl Scalar for f32 {
         0.0013933731243014336,
         0.000198910798644647,
     ];
+    const ATANH_EXCESS: &'static [Self] =
+        &[0.6666666865348816, 0.3999970555305481, 0.285923570394516, 0.2170657515525818, 0.23224329948425293];
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
@@ -154,6 +158,18 @@ impl Scalar for f64 {
         2.087672883357504e-09,
         1.6088982142011205e-10,
         1.1489455198383585e-11,
+    ];
+    const ATANH_EXCESS: &'static [Self] = &[
+        0.6666666666666666,
+        0.40000000000014585,
+        0.2857142856710876,
+        0.22222222717427864,
+        0.18181789436132859,
+        0.15385570064958623,
+        0.13314144209654935,
+        0.12001072809590713,
+        0.08800738486144674,
+        0.1616404561194353,
     ];
 
     #[inline(always)]
@@ -274,8 +290,14 @@ pub trait Words: Copy {
     fn shift_left<const N: u32>(self) -> Self;
     /// The low words of the products.
     fn multiply(self, factor: u32) -> Self;
-    /// The high and low words of the 64-bit products.
-    fn multiply_wide(self, factor: u32) -> (Self, Self);
+    /// Four vectors of words between the rounds of Philox, in the form that suits the level's multiplication.
+    type Rounds: Copy;
+    /// Words into that form.
+    fn begin_rounds(words: [Self; 4]) -> Self::Rounds;
+    /// One round: (high(m1 c2) ^ c1 ^ k0, low(m1 c2), high(m0 c0) ^ c3 ^ k1, low(m0 c0)).
+    fn round(state: Self::Rounds, multipliers: [u32; 2], key: [u32; 2]) -> Self::Rounds;
+    /// Words out of that form.
+    fn end_rounds(state: Self::Rounds) -> [Self; 4];
     /// The words as signed integers, rounded to `f32`.
     fn signed_to_floats(self) -> Self::Floats;
     /// The bit patterns of floats.
@@ -307,6 +329,10 @@ pub trait Vectors: Copy {
 
     /// Widens every lane exactly.
     fn widen(lanes: Self::F32) -> Self::F64;
+
+    /// Asks for memory that is read soon, where the level can.
+    #[inline(always)]
+    fn prefetch<T>(_values: &[T]) {}
 }
 
 /// Chooses the vector of a level for a scalar type.
@@ -352,6 +378,17 @@ pub(crate) fn store<V: Floats>(value: V, target: &mut [V::Scalar], at: usize) {
     } else {
         value.store_part(rest);
     }
+}
+
+/// The first lanes, with zeros in the others.
+#[inline(always)]
+pub(crate) fn first<V: Floats>(value: V, count: usize) -> V {
+    if count >= LANES {
+        return value;
+    }
+    let mut lanes = [V::Scalar::ZERO; LANES];
+    value.store(&mut lanes);
+    V::load_part(&lanes[..count])
 }
 
 /// Sixteen neighbours from `source[at..]`, with zeros past its end.

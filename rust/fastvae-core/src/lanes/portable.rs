@@ -152,6 +152,15 @@ impl<T: Scalar> Floats for Lanes<T> {
     }
 }
 
+impl Lanes<u32> {
+    /// The high and low words of the 64-bit products.
+    #[inline(always)]
+    fn multiply_wide(self, factor: u32) -> (Self, Self) {
+        let product = |i: usize| u64::from(self.0[i]) * u64::from(factor);
+        (Self(from_fn(|i| (product(i) >> 32) as u32)), Self(from_fn(|i| self.0[i].wrapping_mul(factor))))
+    }
+}
+
 impl Words for Lanes<u32> {
     type Floats = Lanes<f32>;
 
@@ -225,10 +234,23 @@ impl Words for Lanes<u32> {
         Self(self.0.map(|word| word.wrapping_mul(factor)))
     }
 
+    type Rounds = [Self; 4];
+
     #[inline(always)]
-    fn multiply_wide(self, factor: u32) -> (Self, Self) {
-        let product = |i: usize| u64::from(self.0[i]) * u64::from(factor);
-        (Self(from_fn(|i| (product(i) >> 32) as u32)), Self(from_fn(|i| self.0[i].wrapping_mul(factor))))
+    fn begin_rounds(words: [Self; 4]) -> [Self; 4] {
+        words
+    }
+
+    #[inline(always)]
+    fn round([c0, c1, c2, c3]: [Self; 4], multipliers: [u32; 2], key: [u32; 2]) -> [Self; 4] {
+        let (high0, low0) = c0.multiply_wide(multipliers[0]);
+        let (high1, low1) = c2.multiply_wide(multipliers[1]);
+        [high1.xor(c1).xor(Self::splat(key[0])), low1, high0.xor(c3).xor(Self::splat(key[1])), low0]
+    }
+
+    #[inline(always)]
+    fn end_rounds(state: [Self; 4]) -> [Self; 4] {
+        state
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use super::sum::RowSum;
 use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish};
 use crate::element::{Element, Vector};
 use crate::kl::Ratio;
-use crate::lanes::{Arithmetic, Floats, Scalar, Vectors, load, store};
+use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::exponential;
 use crate::noise::{Noise, Normal, Visit, walk, walk_quietly};
@@ -25,7 +25,7 @@ pub fn latent_forward<T: Element>(
     let (rows, columns) = (mu.rows(), mu.columns());
     assert_eq!((rows, columns), (logvar.rows(), logvar.columns()), "mu and logvar differ in shape");
     check_target(&kl, rows, columns);
-    let spans = spans(rows, columns);
+    let spans = kl.spans(rows, columns);
     let (noise, z) = match sample {
         Some((noise, z)) => {
             assert_eq!(z.len(), rows * columns, "z has the wrong length");
@@ -63,7 +63,8 @@ impl<T: Element> Kernel for Forward<'_, T> {
         match (
             self.noise.is_some(),
             matches!(self.kl, KlPiece::Nowhere),
-            matches!(self.kl, KlPiece::Elements(_)),
+            // Each element has a place of its own to go to: no sum over the row is kept.
+            matches!(self.kl, KlPiece::Elements(_) | KlPiece::Columns(_)),
         ) {
             (true, true, _) => self.run_with::<L, true, false, false>(),
             (true, false, false) => self.run_with::<L, true, true, false>(),
@@ -113,8 +114,10 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
         if KL {
             let value = Ratio::to_unit(e).kl(m);
             if ELEMENTS {
-                if let KlPiece::Elements(all) = kl {
-                    store(value, &mut all[stretch], at);
+                match kl {
+                    KlPiece::Elements(all) => store(value, &mut all[stretch], at),
+                    KlPiece::Columns(all) => value.add_to(&mut all[at / LANES]),
+                    _ => {}
                 }
             } else if let Some(of_row) = self.sum.add(value, at) {
                 match kl {

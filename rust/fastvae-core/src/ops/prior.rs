@@ -4,7 +4,7 @@ use super::sum::RowSum;
 use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, finish};
 use crate::element::{Element, Vector};
 use crate::kl::{Relative, relative};
-use crate::lanes::{Floats, Scalar, Vectors, load, store};
+use crate::lanes::{Floats, LANES, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::noise::{Visit, walk_quietly};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
@@ -60,7 +60,7 @@ pub type PriorGrads<'a, T> = [&'a mut [T]; 4];
 pub fn prior_forward<T: Element>(execution: Execution, gaussians: Gaussians<T>, mut kl: KlTarget<T::Math>) {
     let (rows, columns) = gaussians.shape();
     check_target(&kl, rows, columns);
-    let spans = spans(rows, columns);
+    let spans = kl.spans(rows, columns);
     let mut partials = Vec::new();
     let items: Vec<_> = spans
         .iter()
@@ -106,6 +106,8 @@ impl<T: Element, L: Vectors> Visit<L> for ForwardSlots<'_, T, L> {
         let value = to_prior.ratio.kl(to_prior.distance);
         if let KlPiece::Elements(all) = kl {
             store(value, &mut all[stretch], at);
+        } else if let KlPiece::Columns(all) = kl {
+            value.add_to(&mut all[at / LANES]);
         } else if let Some(of_row) = self.sum.add(value, at) {
             match kl {
                 KlPiece::Rows(all) => all[row - span.row] = T::Math::from_f64(of_row),

@@ -5,13 +5,13 @@ use crate::split::Span;
 
 /// Vectors that are added in the type itself before their sum is widened: it bounds the error by that of
 /// seven additions, whatever the length.
-const RUN: usize = 8;
+pub(super) const RUN: usize = 8;
 
 /// Adds up vectors: sixteen lanes, runs of eight vectors, `f64` from there on, and a tree over the lanes.
 ///
 /// Its shape depends on how many vectors are added, and on nothing else.
 #[derive(Clone, Copy)]
-struct Sum<V> {
+pub(super) struct Sum<V> {
     run: V,
     length: usize,
     total: [f64; LANES],
@@ -19,12 +19,12 @@ struct Sum<V> {
 
 impl<V: Floats> Sum<V> {
     #[inline(always)]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { run: V::splat(V::Scalar::ZERO), length: 0, total: [0.0; LANES] }
     }
 
     #[inline(always)]
-    fn add(&mut self, value: V) {
+    pub(super) fn add(&mut self, value: V) {
         self.run = self.run.add(value);
         self.length += 1;
         if self.length == RUN {
@@ -39,7 +39,7 @@ impl<V: Floats> Sum<V> {
     }
 
     #[inline(always)]
-    fn finish(mut self) -> f64 {
+    pub(super) fn finish(mut self) -> f64 {
         self.flush();
         let mut lanes = self.total;
         let mut width = LANES / 2;

@@ -7,13 +7,14 @@ use fastvae_core::ops::{KlGrad, KlTarget};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Memory of the values of a KL, or of its gradient: per element (1), per row (2) or in total (3).
+/// Memory of the values of a KL, or of its gradient: per element (1), per row (2), in total (3) or per column (4).
 fn kl_shape(kind: u8, rows: usize, columns: usize) -> PyResult<(usize, usize)> {
     match kind {
         0 => Ok((0, 0)),
         1 => Ok((rows, columns)),
         2 => Ok((rows, 1)),
         3 => Ok((1, 1)),
+        4 => Ok((1, columns)),
         other => Err(PyValueError::new_err(format!("unknown kind of KL {other}"))),
     }
 }
@@ -39,6 +40,7 @@ impl KlOutput {
             0 => KlTarget::Nowhere,
             1 => KlTarget::Elements(values),
             2 => KlTarget::Rows(values),
+            4 => KlTarget::Columns(values),
             _ => KlTarget::Total(&mut values[0]),
         }
     }
@@ -60,8 +62,13 @@ impl KlInput {
         rows: usize,
         columns: usize,
     ) -> PyResult<Self> {
-        // A total is a column in which every row is the same element.
-        let (stride, kind) = if kind == 3 { (0, 2) } else { (stride, kind) };
+        let (stride, kind) = match kind {
+            // A total is a column in which every row is the same element.
+            3 => (0, 2),
+            // One value per column is a matrix in which every row is the same.
+            4 => (0, 1),
+            _ => (stride, kind),
+        };
         let (rows, columns) = kl_shape(kind, rows, columns)?;
         let memory = Memory::of_matrix::<M>("grad_kl", address, rows, columns, stride)?;
         Ok(Self { kind, memory, rows, columns, stride })

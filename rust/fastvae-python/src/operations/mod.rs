@@ -1,7 +1,11 @@
 //! The functions of `fastvae._core`, one file for each family, and what they share.
 
+pub(crate) mod free_bits;
+pub(crate) mod gather;
 pub(crate) mod kl;
 pub(crate) mod latent;
+pub(crate) mod likelihood;
+pub(crate) mod log_weight;
 pub(crate) mod noise;
 pub(crate) mod prior;
 

@@ -1,0 +1,5 @@
+"""Log-probability of data under independent Bernoulli variables, given by logits."""
+
+from fastvae.ops.bernoulli_log_prob import autograd, cpu, reference, schema
+
+__all__ = ["autograd", "cpu", "reference", "schema"]

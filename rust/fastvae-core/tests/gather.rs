@@ -1,0 +1,204 @@
+//! Gathered batches are those of one plain loop, at every instruction-set level and thread count.
+
+use fastvae_core::noise::{self, Uniform};
+use fastvae_core::ops::gather::out_of_range;
+use fastvae_core::ops::{Binarize, Sample, gather_batch};
+use fastvae_core::{Element, Execution, Level, Matrix, Noise, Rows};
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+/// Shapes of a batch around the sizes at which slots, segments and spans begin.
+fn shapes() -> impl Strategy<Value = (usize, usize)> {
+    prop_oneof![
+        (1_usize..5, 1_usize..70),
+        (1_usize..300, 1_usize..6),
+        (1_usize..3, 1000_usize..1050),
+        (1_usize..3, 16380_usize..16390),
+        Just((0, 5)),
+        Just((5, 0)),
+        Just((2, 300_000)),
+        Just((600_000, 1)),
+        Just((800, 784)),
+    ]
+}
+
+fn executions() -> Vec<Execution> {
+    let threads = [1, 3];
+    Level::available()
+        .into_iter()
+        .flat_map(|level| threads.map(|threads| Execution { level, threads }))
+        .collect()
+}
+
+/// Where the rows of a batch come from, and what they are called in the noise.
+#[derive(Debug)]
+struct Batch {
+    columns: usize,
+    samples: usize,
+    stride: usize,
+    index: Vec<i64>,
+    numbers: Vec<i64>,
+    seed: u64,
+    draw: u32,
+}
+
+impl Batch {
+    /// Any order, with repetitions.
+    fn new((rows, columns): (usize, usize), samples: usize, gap: usize, seed: u64, draw: u32) -> Self {
+        let index = (0..rows as u64).map(|i| (noise::fold_in(seed, i) % samples as u64) as i64).collect();
+        let numbers = (0..rows as u64).map(|i| (noise::fold_in(!seed, i) >> 1) as i64).collect();
+        Self { columns, samples, stride: columns + gap, index, numbers, seed, draw }
+    }
+
+    fn elements(&self) -> usize {
+        self.index.len() * self.columns
+    }
+
+    fn noise(&self) -> Noise<'_> {
+        Noise { seed: self.seed, draw: self.draw, rows: Rows::Listed(&self.numbers) }
+    }
+
+    fn uniforms(&self) -> Vec<f32> {
+        let mut uniforms = vec![0.0; self.elements()];
+        let execution = Execution { level: Level::PORTABLE, threads: 1 };
+        noise::sample::<Uniform>(execution, &self.noise(), self.index.len(), self.columns, &mut uniforms);
+        uniforms
+    }
+
+    /// The quotients, one after the other.
+    fn values(&self, value: impl Fn(usize) -> f32, divisor: Option<f32>) -> Vec<f32> {
+        let row = |&row: &i64| row as usize * self.stride;
+        self.index
+            .iter()
+            .flat_map(|i| (row(i)..row(i) + self.columns).map(&value))
+            .map(|value| divisor.map_or(value, |divisor| value / divisor))
+            .collect()
+    }
+
+    /// Compares what the kernel makes of data with what a plain loop makes of the same as floats.
+    fn check<S: Sample>(&self, data: &[S], value: impl Fn(usize) -> f32, divisor: Option<f32>) {
+        let values = self.values(value, divisor);
+        let binary = |is_one: Vec<bool>| is_one.into_iter().map(|one| f32::from(u8::from(one))).collect();
+        let drawn = values.iter().zip(self.uniforms()).map(|(value, uniform)| uniform < *value).collect();
+        let above = values.iter().map(|&value| value > 0.5).collect();
+        let noise = self.noise();
+        let cases: [(Binarize, Vec<f32>); 3] = [
+            (Binarize::No, values.clone()),
+            (Binarize::Threshold, binary(above)),
+            (Binarize::Draw(&noise), binary(drawn)),
+        ];
+        for (binarize, expected) in cases {
+            for execution in executions() {
+                self.check_one::<S, f32>(execution, data, divisor, binarize, &expected);
+                let rounded: Vec<_> = expected.iter().map(|&value| bf16::from_f32(value)).collect();
+                self.check_one::<S, bf16>(execution, data, divisor, binarize, &rounded);
+            }
+        }
+    }
+
+    fn check_one<S: Sample, T: Element<Math = f32> + Into<f64>>(
+        &self,
+        execution: Execution,
+        data: &[S],
+        divisor: Option<f32>,
+        binarize: Binarize,
+        expected: &[T],
+    ) {
+        let data = Matrix::new(data, self.samples, self.columns, self.stride);
+        let mut target = vec![T::ZERO; self.elements()];
+        gather_batch(execution, data, &self.index, divisor, binarize, &mut target);
+        let same = |a: &T, b: &T| {
+            let (a, b): (f64, f64) = ((*a).into(), (*b).into());
+            a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+        };
+        let wrong = target.iter().zip(expected).position(|(a, b)| !same(a, b));
+        assert_eq!(wrong, None, "{execution:?} {divisor:?} {binarize:?}");
+    }
+}
+
+/// Bytes as they fall, with zeros and 255 as often as in pictures.
+fn byte(bits: u64) -> u8 {
+    match bits % 8 {
+        0 => 0,
+        1 => 255,
+        _ => (bits >> 8) as u8,
+    }
+}
+
+/// Numbers between -1/4 and 5/4, and some that are none of these.
+fn float(bits: u64) -> f32 {
+    match bits % 32 {
+        0 => f32::NAN,
+        1 => f32::INFINITY,
+        2 => f32::NEG_INFINITY,
+        3 => -0.0,
+        4 => 0.5,
+        5 => f32::MIN_POSITIVE / 4.0,
+        _ => (bits >> 40) as f32 / 16_777_216.0 * 1.5 - 0.25,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bytes(
+        shape in shapes(), samples in 1_usize..9, gap in 0_usize..3, seed: u64, draw: u32,
+        divisor in prop_oneof![Just(None), Just(Some(255.0)), Just(Some(7.0))]
+    ) {
+        let batch = Batch::new(shape, samples, gap, seed, draw);
+        let data: Vec<u8> =
+            (0..samples * batch.stride).map(|i| byte(noise::fold_in(seed, i as u64))).collect();
+        batch.check(&data, |at| f32::from(data[at]), divisor);
+    }
+
+    #[test]
+    fn floats(
+        shape in shapes(), samples in 1_usize..9, gap in 0_usize..3, seed: u64, draw: u32,
+        divisor in prop_oneof![Just(None), Just(Some(255.0)), Just(Some(0.3))]
+    ) {
+        let batch = Batch::new(shape, samples, gap, seed, draw);
+        let data: Vec<f32> =
+            (0..samples * batch.stride).map(|i| float(noise::fold_in(seed, i as u64))).collect();
+        batch.check(&data, |at| data[at], divisor);
+        let narrow: Vec<_> = data.iter().map(|&value| bf16::from_f32(value)).collect();
+        batch.check(&narrow, |at| narrow[at].to_f32(), divisor);
+        let narrow: Vec<_> = data.iter().map(|&value| f16::from_f32(value)).collect();
+        batch.check(&narrow, |at| narrow[at].to_f32(), divisor);
+    }
+}
+
+/// All pixels against the two uniforms on either side of their probability, which no random data would meet.
+#[test]
+fn a_drawn_pixel_is_one_exactly_where_its_uniform_is_below_it() {
+    // Rows that are all one value, drawn with the same noise: the number of ones grows with the value.
+    let columns = 20_000;
+    let data: Vec<u8> = (0..=255).flat_map(|value| std::iter::repeat_n(value, columns)).collect();
+    let batch = Batch {
+        columns,
+        samples: 256,
+        stride: columns,
+        index: (0..256).collect(),
+        numbers: vec![3; 256],
+        seed: 7,
+        draw: 1,
+    };
+    batch.check(&data, |at| f32::from(data[at]), Some(255.0));
+}
+
+#[test]
+fn an_index_out_of_range_is_found() {
+    assert_eq!(out_of_range(&[0, 4, 5, -1], 5), Some(2));
+    assert_eq!(out_of_range(&[0, -1, 5], 5), Some(1));
+    assert_eq!(out_of_range(&[i64::MIN], 5), Some(0));
+    assert_eq!(out_of_range(&[0, 4], 5), None);
+    assert_eq!(out_of_range(&[], 0), None);
+}
+
+#[test]
+#[should_panic(expected = "an index is not a row of the data")]
+fn nothing_is_read_beyond_the_data() {
+    let execution = Execution { level: Level::best(), threads: 1 };
+    let data = Matrix::contiguous(&[0_u8; 6], 2, 3);
+    gather_batch(execution, data, &[2], None, Binarize::No, &mut [0.0_f32; 3]);
+}
