@@ -347,7 +347,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
             "# Accuracy\n",
             report.source(rows[0]),
             "The largest error relative to the size named, in brackets in units of the last place of the",
-            "result (and its dtype, where it is wider than the inputs). `benches/accuracy.py` has the numbers.\n",
+            "result (and its dtype, where that is wider). `benches/accuracy.py` says on which numbers.\n",
             report.markdown_table(
                 ["", "relative to", *dtypes],
                 (

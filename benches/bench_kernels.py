@@ -27,6 +27,9 @@ import report
 from comparison import Comparison, Row, measure
 from kernels import COMPARISONS
 
+OWN_PANEL = ("threads", "step")
+"""Comparisons that begin with something else than eager torch."""
+
 
 def run(chosen: Sequence[Comparison], *, threads: int, quick: bool) -> list[Row]:
     """Measure comparisons; one row for each candidate."""
@@ -106,11 +109,11 @@ def _cells(rows: Sequence[Row]) -> list[str]:
 def picture(rows: Sequence[Row], path: Path) -> None:
     """Draw each candidate's speed over the first of its comparison."""
     first = {row["comparison"]: row["candidate"] for row in reversed(rows)}
-    standard = [row for row in rows if row["comparison"] not in {"threads", "step"}]
+    standard = [row for row in rows if row["comparison"] not in OWN_PANEL]
     panels = [("speed, eager torch = 1x", standard)]
     panels += [
-        (f"{name}: {first[name]} = 1x", [row for row in rows if row["comparison"] == name])
-        for name in ("threads", "step")
+        (f"{name}: {first.get(name)} = 1x", [row for row in rows if row["comparison"] == name])
+        for name in OWN_PANEL
     ]
     panels = [(label, own) for label, own in panels if any(not row["note"] for row in own)]
     figure = report.new_figure(13, 1 + 3 * len(panels))

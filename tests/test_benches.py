@@ -366,10 +366,10 @@ def test_the_bound_of_held_out_images_is_that_of_the_formulas() -> None:
     assert elbo == pytest.approx(-784 * np.log(2), rel=1e-12)
 
 
-def test_every_way_to_train_reaches_the_same_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, held_out = bench_training.load(None, 640)
-    assert pixels.shape == (640, 784)
-    assert held_out.shape == (106, 784)
+def test_every_way_to_train_reaches_the_same_bound() -> None:
+    pixels, held_out = bench_training.load(None, 4096)
+    assert pixels.shape == (4096, 784)
+    assert held_out.shape == (682, 784)
     configuration = bench_training.Configuration((32,), 4, 32)
     images = torch.from_numpy(held_out).double() / 255
     bounds = {}
@@ -378,6 +378,7 @@ def test_every_way_to_train_reaches_the_same_bound(monkeypatch: pytest.MonkeyPat
         bounds[name] = plain.held_out_elbo(trained.encoder, trained.decoder, images, draws=2)
         assert trained.train_elbo < bounds[name] < 0
     low, high = min(bounds.values()), max(bounds.values())
+    # Other weights to begin with move it by 1 %, twice the learning rate by 4 %.
     assert high - low < 0.02 * abs(low), bounds
 
 

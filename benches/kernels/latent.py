@@ -108,7 +108,8 @@ def check_weights(
     got = (outputs[1], *torch.autograd.grad(outputs, (mu, logvar), incoming))
     mean, log = (tensor.detach().double().requires_grad_() for tensor in (mu, logvar))
     eps = (outputs[0].detach().double() - mean.detach()) / (0.5 * log.detach()).exp()
-    if not (abs(eps.mean()) < 0.02 and abs(eps.std() - 1) < 0.02):
+    bound = 6 / eps.numel() ** 0.5  # standard errors of the mean, and more than that of the deviation
+    if not (abs(eps.mean()) < bound and abs(eps.std() - 1) < bound):
         raise AssertionError(f"{name}: the noise has mean {eps.mean():.3f} and deviation {eps.std():.3f}")
     z = mean + (0.5 * log).exp() * eps
     weight = 0.5 * (eps.square() + log - z.square()).sum(-1)

@@ -92,14 +92,13 @@ def fastvae_step(name: str) -> harness.Candidate:
     check_fastvae(name, model)
     optimizer = CautiousAdam(model, learning_rate=RATE, weight_decay=0.0)
     data = open_data(images(ROWS))
-    latent_seed = torch.tensor(1)
     totals, progress, steps = EpochTotals(CPU), Progress(show=False), itertools.count()
     batches = endless(lambda epoch: _batches(data, settings, epoch, CPU))
 
     def work(_: object) -> None:
         x, step = next(batches), next(steps)
         beta = kl_weight(step, ROWS // BATCH, beta=settings.beta, warmup=settings.warmup)
-        terms = model(x, noise.fold_in(latent_seed, step))
+        terms = model(x, noise.fold_in(settings.seed, step))
         skipped = optimizer.step(-elbo(terms.recon, terms.kl, beta))
         totals.add(terms, skipped)
         progress.advance(len(x), "1/1", totals.read)
