@@ -14,6 +14,7 @@ import argparse
 import os
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("FASTVAE_MNIST", "data/mnist"), metavar="FOLDER")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--output-dir", type=Path, help="default: benches/results/<processor>")
     arguments = parser.parse_args()
 
     data = open_data(arguments.data)
@@ -94,7 +96,7 @@ def main() -> None:
             for name in ("plain torch", "fastvae")
         ),
     )
-    folder = report.RESULTS / machine.processor().folder
+    folder = arguments.output_dir or report.RESULTS / machine.processor().folder
     report.write_csv(folder / "elbo.csv", rows)
     report.write_text(
         folder / "elbo.md",
