@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastvae
+from fastvae import _core, noise, objectives
 from fastvae import functional as F
-from fastvae import noise, objectives
 from fastvae.cli.parser import build_parser
 from fastvae.models import VAE, Bernoulli
 from fastvae.ops.gaussian_kl import reference
@@ -213,6 +216,36 @@ def test_bits_do_not_depend_on_threads(threads):
         z, kl = F.reparametrize_kl(mu, logvar, seed=1, free_bits=8.0, group_size=16)
         results.append((z, kl, *torch.autograd.grad(z.sin().sum() + kl.square().sum(), (mu, logvar))))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+DIGEST = """
+import hashlib, torch
+from fastvae import functional as F
+digest = hashlib.sha256()
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    for shape in ((41, 48), (2, 17000), (1000, 1)):
+        mu, logvar = (torch.randn(shape).to(dtype).requires_grad_() for _ in range(2))
+        for group in {1, min(shape[1], 4), shape[1]}:
+            z, kl = F.reparametrize_kl(mu, logvar, seed=3, free_bits=0.5 * group, group_size=group)
+            loss = z.double().square().sum() + kl.double().square().sum()
+            for t in (z, kl, *torch.autograd.grad(loss, (mu, logvar))):
+                digest.update(t.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        kl = F.gaussian_kl(mu, logvar, reduction="dimension").detach()
+        digest.update(kl.view(torch.uint8).numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_every_instruction_set_gives_the_same_bits():
+    digests = set()
+    for level in _core.levels():
+        environment = os.environ | {"FASTVAE_SIMD": level}
+        run = subprocess.run(
+            [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True
+        )
+        digests.add(run.stdout)
+    assert len(digests) == 1
 
 
 def test_nan_is_not_hidden_by_the_floor():

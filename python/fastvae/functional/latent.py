@@ -285,6 +285,8 @@ def _check_free_bits(
 
 
 def _as_number(name: str, free_bits: object) -> float:
+    if type(free_bits) is float:  # as it nearly always is; the question below costs more
+        return free_bits
     if isinstance(free_bits, bool) or not isinstance(free_bits, numbers.Real):
         raise TypeError(f"{name}: free_bits must be a number, got {describe(free_bits)}")
     return float(free_bits)
