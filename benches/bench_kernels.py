@@ -118,12 +118,12 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     panels = [(label, own) for label, own in panels if any(not row["note"] for row in own)]
     figure = report.new_figure(13, 1 + 3 * len(panels))
     for axis, (label, own) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        ticks = list(dict.fromkeys(row["comparison"] for row in own))
+        ticks = {row["comparison"]: row["comparison"].replace("-", "\n") for row in own}
         bars: dict[str, dict[str, tuple[float, ...]]] = {}
         for row in own:
             if row["candidate"] != first[row["comparison"]] and not row["note"]:
-                bars.setdefault(row["candidate"], {})[row["comparison"]] = report.spread(row)
-        report.speed_bars(axis, ticks, bars)
+                bars.setdefault(row["candidate"], {})[ticks[row["comparison"]]] = report.spread(row)
+        report.speed_bars(axis, list(ticks.values()), bars)
         axis.set_ylabel(label, fontsize="small")
         axis.legend(fontsize="small")
     figure.suptitle(f"Kernels on {rows[0]['cpu']}, torch {rows[0]['torch']}, float32")

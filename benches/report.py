@@ -105,7 +105,7 @@ def speed_bars(axis: Any, ticks: Sequence[str], bars: Mapping[str, Mapping[str, 
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axis.set_xticks(range(len(ticks)), [tick.replace("-", "\n", 1) for tick in ticks], fontsize="small")
+    axis.set_xticks(range(len(ticks)), ticks, fontsize="small")
     if len(ticks) == 1:
         axis.set_xlim(-1.5, 1.5)
 
