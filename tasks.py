@@ -448,9 +448,17 @@ def rust_test(job: Job) -> None:
 
 @task("bench", environment, rust)
 def bench(job: Job) -> None:
-    """Measure the latent step against torch (after --: options of benches/bench_latent.py)."""
+    """Measure speed against torch, and accuracy (after --: --quick or --output-dir)."""
     job.environment.install_package("bench")
-    job.environment.run("benches/bench_latent.py", *job.rest)
+    for name in ("bench_kernels", "bench_latent", "accuracy"):
+        job.environment.run(f"benches/{name}.py", *job.rest)
+
+
+@task("bench-training", environment, rust)
+def bench_training(job: Job) -> None:
+    """Train beside plain torch and pythae (after --: options of benches/bench_training.py)."""
+    job.environment.install_package("bench,peers")
+    job.environment.run("benches/bench_training.py", *job.rest)
 
 
 @task("wheel", environment, rust)

@@ -17,37 +17,21 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as nnf
+from torch import Tensor
 
 import fastvae
-import harness
+import machine
+import report
 from fastvae.data import open_data
+from plain import PlainVAE, held_out_elbo
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CODES, HIDDEN, BATCH = 32, 400, 128
 DRAWS = 8
 
 
-class PlainVAE(nn.Module):
-    """As the examples of torch have it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(784, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * CODES))
-        self.decoder = nn.Sequential(nn.Linear(CODES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 784))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, logvar = self.encoder(x).chunk(2, dim=-1)
-        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
-        recon = -nnf.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(-1)
-        kl = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(-1)
-        return recon, kl
-
-
 def train_plain(images: Tensor, epochs: int, seed: int) -> PlainVAE:
     torch.manual_seed(seed)
-    model = PlainVAE()
+    model = PlainVAE([HIDDEN], CODES)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(epochs):
         for rows in torch.randperm(len(images)).split(BATCH):
@@ -59,22 +43,6 @@ def train_plain(images: Tensor, epochs: int, seed: int) -> PlainVAE:
     return model.eval()
 
 
-@torch.no_grad()
-def test_elbo(encode: nn.Module, decode: nn.Module, images: Tensor, seed: int) -> float:
-    """The bound of the images in nats, by the textbook formulas in float64, for either model."""
-    torch.manual_seed(seed)
-    total = 0.0
-    for x in images.split(1000):
-        mu, logvar = (part.double() for part in encode(x).chunk(2, dim=-1))
-        kl = 0.5 * (logvar.exp() - 1 - logvar + mu.square()).sum(-1)
-        for _ in range(DRAWS):
-            z = mu + (logvar / 2).exp() * torch.randn_like(mu)
-            logits = decode(z.float()).flatten(1).double()
-            recon = -nnf.binary_cross_entropy_with_logits(logits, x.double(), reduction="none").sum(-1)
-            total += float((recon - kl).sum()) / DRAWS
-    return total / len(images)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("FASTVAE_MNIST", "data/mnist"), metavar="FOLDER")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--output-dir", type=Path, help="default: benches/results/<processor>")
     arguments = parser.parse_args()
 
     data = open_data(arguments.data)
@@ -89,7 +58,7 @@ def main() -> None:
         parser.error(f"{arguments.data} has no test images; name a folder with MNIST's four IDX files")
     images = data.take(torch.arange(len(data))).flatten(1)
     held_out = data.test.take(torch.arange(len(data.test))).flatten(1)
-    provenance = harness.provenance(["torch", "fastvae"])
+    provenance = machine.provenance(["torch", "fastvae"])
     rows = []
     for seed in range(arguments.seeds):
         for name in ("plain torch", "fastvae"):
@@ -104,7 +73,7 @@ def main() -> None:
                 plain = train_plain(images, arguments.epochs, seed)
                 encode, decode = plain.encoder, plain.decoder
             seconds = time.perf_counter() - start
-            elbo = test_elbo(encode, decode, held_out, seed=0)
+            elbo = held_out_elbo(encode, decode, held_out, draws=DRAWS)
             rows.append(
                 {
                     "candidate": name,
@@ -116,7 +85,7 @@ def main() -> None:
                 }
             )
             print(f"{name}, seed {seed}: test ELBO {elbo:.2f} nats, {seconds:.0f} s", flush=True)
-    table = harness.markdown_table(
+    table = report.markdown_table(
         ["candidate", "test ELBO, nats", "seconds"],
         (
             (
@@ -127,12 +96,12 @@ def main() -> None:
             for name in ("plain torch", "fastvae")
         ),
     )
-    folder = RESULTS / harness.slug(harness.cpu_model())
-    harness.write_csv(folder / "elbo.csv", rows)
-    harness.write_text(
+    folder = arguments.output_dir or report.RESULTS / machine.processor().folder
+    report.write_csv(folder / "elbo.csv", rows)
+    report.write_text(
         folder / "elbo.md",
-        f"# Test ELBO after {arguments.epochs} epochs of MNIST\n\n`784-{HIDDEN}-{CODES}`, a value per seed; "
-        f"{harness.cpu_model()}, torch {torch.__version__}, {provenance['date']}.\n\n{table}\n",
+        f"# Test ELBO after {arguments.epochs} epochs of MNIST\n\n`784-{HIDDEN}-{CODES}`, a value per seed.\n"
+        f"{report.source(rows[0])}\n\n{table}\n",
     )
 
 

@@ -16,7 +16,7 @@ that continues after the latent step: a dense one for z, one weight per sample f
 from __future__ import annotations
 
 import argparse
-import subprocess
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,11 +27,13 @@ from torch import Tensor
 
 import fastvae._core
 import harness
+import machine
+import passes
+import report
 from fastvae import functional
 
 Step: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = {
     "128x2": (128, 2),
     "128x32": (128, 32),
@@ -40,8 +42,6 @@ SIZES = {
     "4096x4096": (4096, 4096),
 }
 QUICK_SIZES = ["128x2", "64x16384"]
-PASSES = ["forward", "backward", "both"]
-
 MEMORY_PASSES = ["forward", "both"]
 """A backward alone has no peak of its own in training: what forward kept for it is there as well."""
 
@@ -88,9 +88,7 @@ def analytic(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def compiled() -> Step:
-    """Compile the textbook anew: thread count and size are compiled in."""
-    torch.compiler.reset()
-    return torch.compile(eager, fullgraph=True, dynamic=False)
+    return passes.compiled(eager)
 
 
 def fused(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,19 +111,7 @@ def inputs(rows: int, columns: int) -> tuple[Tensor, ...]:
 
 
 def candidate(name: str, step: Step, kind: str, tensors: Sequence[Tensor]) -> harness.Candidate:
-    mu, logvar, *incoming = tensors
-
-    def forward(_: object = None) -> tuple[Tensor, Tensor]:
-        return step(mu, logvar)
-
-    def backward(outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(outputs, (mu, logvar), incoming)
-
-    if kind == "forward":
-        return harness.Candidate(name, forward)
-    if kind == "backward":
-        return harness.Candidate(name, backward, forward)
-    return harness.Candidate(name, lambda _: backward(forward()))
+    return passes.candidate(name, step, kind, tensors[:2], tensors[2:])
 
 
 def check(name: str, step: Step) -> None:
@@ -159,8 +145,7 @@ def available() -> tuple[list[str], dict[str, str]]:
         except AssertionError:
             raise
         except Exception as error:  # whatever torch.compile throws where there is no C++ compiler
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            missing[name] = lines[0] if lines else type(error).__name__
+            missing[name] = passes.reason(error)
         else:
             working.append(name)
     return working, missing
@@ -171,17 +156,15 @@ def available() -> tuple[list[str], dict[str, str]]:
 
 def peak_in_child(name: str, size: str, kind: str) -> int | None:
     """Measure a candidate's peak memory in a process of its own."""
-    command = [sys.executable, __file__, "--peak", name, size, kind]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-    return None if printed == "None" else int(printed)
+    peak: int | None = harness.in_child(__file__, "--peak", name, size, kind)
+    return peak
 
 
 def run(
     sizes: Sequence[str], thread_counts: Sequence[int], seconds: float, rounds: int, memory: Sequence[str]
 ) -> list[dict[str, object]]:
     """Measure everything; one row for each candidate, pass, size and thread count."""
-    # torch's own word: the package index does not say whether it is the CPU or a CUDA build.
-    source = {**harness.provenance(["torch", "fastvae"]), "torch": torch.__version__}
+    source = machine.provenance(["torch", "fastvae"])
     working, missing = available()
     for name, why in missing.items():
         print(f"{name}: not available ({why})", flush=True)
@@ -191,7 +174,7 @@ def run(
         for size in sizes:
             tensors = inputs(*SIZES[size])
             steps = {name: STEPS[name]() for name in working}
-            for kind in PASSES:
+            for kind in passes.PASSES:
                 head: dict[str, object] = {
                     "benchmark": "latent",
                     "pass": kind,
@@ -226,24 +209,19 @@ def line(row: dict[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------- results
 
 
-def report(rows: Sequence[dict[str, Any]]) -> str:
+def tables(rows: Sequence[dict[str, Any]]) -> str:
     """Write the tables: times and ratios, with a column that says where fastvae is not the fastest."""
-    first = rows[0]
-    machine = f"{first['cpu']} ({first['cores']} cores, {first['system']})"
-    versions = (
-        f"torch {first['torch']}, Python {first['python']}, fastvae {first['fastvae']} ({first['commit']})"
-    )
     text = [
         "# The latent step\n",
-        f"{machine}; {versions}; {first['date']}, load {first['load']} at the start.",
+        report.source(rows[0]),
         "Microseconds per call (median); in brackets the speed over eager torch, below 1 where it is slower.",
         "The last column compares fastvae with the fastest of the others.\n",
     ]
     names = list(dict.fromkeys(row["candidate"] for row in rows))
     for threads in dict.fromkeys(row["threads"] for row in rows):
-        text.append(f"## {threads} thread{'s' if threads > 1 else ''}\n")
+        text.append(f"## {report.count(threads, 'thread')}\n")
         text.append(
-            harness.markdown_table(
+            report.markdown_table(
                 ["pass, size", *names, "fastvae to the best other"], _time_rows(rows, threads, names)
             )
         )
@@ -253,7 +231,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         text.append(
             "MiB that a call adds at its highest, in brackets how many tensors of mu's size that is.\n"
         )
-        text.append(harness.markdown_table(["pass, size", *names], _memory_rows(peaks, names)))
+        text.append(report.markdown_table(["pass, size", *names], _memory_rows(peaks, names)))
     return "\n".join(text)
 
 
@@ -275,7 +253,7 @@ def _time_rows(rows: Sequence[dict[str, Any]], threads: int, names: Sequence[str
             row["median_us"] for name, row in group.items() if name != "fastvae" and not row.get("note")
         ]
         ratio = min(others) / group["fastvae"]["median_us"]
-        lines.append([f"{kind}, {size}", *cells, f"{ratio:.2f} {harness.verdict(ratio)}"])
+        lines.append([f"{kind}, {size}", *cells, f"{ratio:.2f} {report.verdict(ratio)}"])
     return lines
 
 
@@ -291,51 +269,24 @@ def _memory_rows(peaks: Sequence[dict[str, Any]], names: Sequence[str]) -> list[
 
 def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the speedups over eager torch, gains above the line and losses below it."""
-    import matplotlib as mpl  # noqa: PLC0415 (only the report needs it, not the children that measure memory)
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     names = [name for name in dict.fromkeys(row["candidate"] for row in rows) if name != "eager torch"]
     thread_counts = list(dict.fromkeys(row["threads"] for row in rows))
-    figure = Figure(figsize=(12, 1 + 3 * len(thread_counts)), layout="constrained")
-    axes = figure.subplots(len(thread_counts), len(PASSES), sharey=True, squeeze=False)
+    figure = report.new_figure(12, 1 + 3 * len(thread_counts))
+    axes = figure.subplots(len(thread_counts), len(passes.PASSES), sharey=True, squeeze=False)
     for axis_row, threads in zip(axes, thread_counts, strict=True):
-        for axis, kind in zip(axis_row, PASSES, strict=True):
-            for place, name in enumerate(names):
-                own = [
-                    row
-                    for row in rows
-                    if (row["candidate"], row["pass"], row["threads"]) == (name, kind, threads)
-                ]
-                measured = [row for row in own if not row.get("note")]
-                if measured:
-                    axis.bar(
-                        [sizes.index(row["size"]) + 0.27 * (place - 1) for row in measured],
-                        [row["speedup"] - 1 for row in measured],
-                        bottom=1,
-                        width=0.25,
-                        yerr=[
-                            [row["speedup"] - row["speedup_p20"] for row in measured],
-                            [row["speedup_p80"] - row["speedup"] for row in measured],
-                        ],
-                        error_kw={"elinewidth": 0.8},
-                        color=f"C{place}",
-                        label=name,
-                    )
-            axis.axhline(1, color="black", linewidth=0.8)
-            axis.set_yscale("log", base=2)
-            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-            axis.set_xticks(range(len(sizes)), sizes, fontsize="small")
-            axis.set_title(f"{kind}, {threads} thread{'s' if threads > 1 else ''}", fontsize="medium")
+        for axis, kind in zip(axis_row, passes.PASSES, strict=True):
+            bars: dict[str, dict[str, tuple[float, ...]]] = {name: {} for name in names}
+            for row in rows:
+                measured = row["candidate"] in bars and not row.get("note")
+                if measured and (row["pass"], row["threads"]) == (kind, threads):
+                    bars[row["candidate"]][row["size"]] = report.spread(row)
+            report.speed_bars(axis, sizes, bars)
+            axis.set_title(f"{kind}, {report.count(threads, 'thread')}", fontsize="medium")
         axis_row[0].set_ylabel("speed, eager torch = 1x")
     axes[0][0].legend(fontsize="small")
     figure.suptitle(f"The latent step on {rows[0]['cpu']}, torch {rows[0]['torch']}, float32")
-    # Fixed identifiers and no date: the file then differs only where the measurement does.
-    with (
-        mpl.rc_context({"svg.hashsalt": "fastvae", "svg.fonttype": "none"}),
-        harness.replacing(path) as temporary,
-    ):
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    report.write_svg(path, figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -347,16 +298,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", nargs="+", type=int, metavar="N", help="thread counts (default: one and all)"
     )
-    parser.add_argument(
-        "--output-dir", type=Path, help=f"default: {RESULTS.parent.name}/{RESULTS.name}/<processor>"
-    )
+    parser.add_argument("--output-dir", type=Path, help="default: benches/results/<processor>")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if not str(fastvae._core.__file__).endswith((".so", ".pyd", ".dylib")):
         parser.error("the Rust kernels are not built: run this as `python3 tasks.py bench`")
     if options.peak:
         name, size, kind = options.peak
-        print(harness.peak_bytes(candidate(name, STEPS[name](), kind, inputs(*SIZES[size]))))
+        print(json.dumps(harness.peak_bytes(candidate(name, STEPS[name](), kind, inputs(*SIZES[size])))))
         return 0
     rows = run(
         options.sizes or (QUICK_SIZES if options.quick else list(SIZES)),
@@ -367,12 +316,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     folder = options.output_dir
     if folder is None and not options.quick:
-        folder = RESULTS / harness.slug(harness.cpu_model())
+        folder = report.RESULTS / machine.processor().folder
     if folder is None:
-        print("\n" + report(rows))
+        print("\n" + tables(rows))
         return 0
-    harness.write_csv(folder / "latent.csv", rows)
-    harness.write_text(folder / "latent.md", report(rows))
+    report.write_csv(folder / "latent.csv", rows)
+    report.write_text(folder / "latent.md", tables(rows))
     picture(rows, folder / "latent.svg")
     print(f"\n{folder}: latent.csv, latent.md, latent.svg")
     return 0

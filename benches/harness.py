@@ -1,4 +1,4 @@
-"""The one way this project measures: fair times, peak memory, and rows that say where they come from.
+"""The one way this project measures: fair times and peak memory.
 
 Times. The candidates of one comparison are measured in turns: each round takes one sample of every
 candidate, in an order that changes from round to round. A sample is as many calls as fill
@@ -11,37 +11,30 @@ Memory. The peak is measured in a child process per candidate, from the operatin
 resident memory: what the call adds, at its highest, to what was resident before it. So memory is counted
 whoever allocates it (torch, Rust, a compiled kernel), results included, inputs not.
 
-Every row carries the date, the machine, the versions and the load that the machine had when the run
-began.
+What is measured becomes rows that end with ``machine.provenance`` and are written by ``report``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import ctypes
-import datetime as dt
 import gc
-import importlib.metadata
+import json
 import os
-import platform
 import random
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SAMPLE_SECONDS = 0.002
 """Shortest time of one sample: ten thousand times what reading the clock costs."""
-
-LOST = 1 / 1.02
-"""A speedup below this is a loss, one above its inverse a gain; between them the two are called even."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Timing:
     name: str
     seconds: Sequence[float]
     speedups: Sequence[float]
-    calls: int
+    calls: int = 1
 
     def row(self) -> dict[str, object]:
         """Give the columns of a result row: microseconds, and how many times faster than the first one."""
@@ -156,11 +149,15 @@ def measure(
         gc.unfreeze()
         if collecting:
             gc.enable()
-    first = samples[0]
     return [
-        Timing(name, own, [base / time_ for base, time_ in zip(first, own, strict=True)], count)
+        Timing(name, own, ratios(samples[0], own), count)
         for name, own, count in zip(names, samples, calls, strict=True)
     ]
+
+
+def ratios(base: Sequence[float], other: Sequence[float]) -> list[float]:
+    """How many times faster the other is than the base, in each round."""
+    return [slow / fast for slow, fast in zip(base, other, strict=True)]
 
 
 def _sample(candidate: Candidate, calls: int, clock: Callable[[], float]) -> float:
@@ -199,21 +196,34 @@ def peak_bytes(candidate: Candidate) -> int | None:
     Returns
     -------
     int or None
-        Bytes, to within some pages and the allocator's rounding. None where the system has no peak that can
-        be reset (only Linux has): a peak since the start of the process would be that of importing torch.
+        See :func:`with_peak`.
     """
     if not _reset_peak():
         return None
     candidate.call(candidate.prepare())
     argument = candidate.prepare()
+    return with_peak(lambda: candidate.call(argument))[1]
+
+
+def with_peak(call: Callable[[], T]) -> tuple[T, int | None]:
+    """Make a call and measure what it adds at its highest to this process's resident memory.
+
+    Returns
+    -------
+    result
+        What the call gives.
+    bytes : int or None
+        To within some pages and the allocator's rounding. None where the system has no peak that can be reset
+        (only Linux has): a peak since the start of the process would be that of importing torch.
+    """
     gc.collect()
+    if not _reset_peak():
+        return call(), None
     _give_memory_back()
     _reset_peak()
     before = _status_bytes("VmRSS")
-    kept = candidate.call(argument)
-    peak = _status_bytes("VmHWM")
-    del kept
-    return max(0, peak - before)
+    result = call()
+    return result, max(0, _status_bytes("VmHWM") - before)
 
 
 def _give_memory_back() -> None:
@@ -239,91 +249,40 @@ def _status_bytes(name: str) -> int:
     return int(match[1]) * 1024
 
 
-# --------------------------------------------------------------------------------------------------- machine
+# ------------------------------------------------------------------------------------------------- processes
 
 
-def cpu_model() -> str:
-    """Name the processor, as well as the system knows it."""
-    if sys.platform == "linux":
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if match:
-            return match[1].strip()
-    if sys.platform == "darwin":
-        named = _output("sysctl", "-n", "machdep.cpu.brand_string")
-        if named:
-            return named
-    return platform.processor() or platform.machine() or "unknown"
+def in_child(script: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Any:
+    """Run a bench's file in a process of its own and return what it prints as JSON in its last line.
 
+    Its other lines are printed here.
 
-def slug(name: str) -> str:
-    """Make a name fit for a folder: ``Intel(R) Xeon(R)`` becomes ``intel-xeon``."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|\bcpu\b|@.*", " ", name.lower())).strip("-")
+    Parameters
+    ----------
+    script : str
+        The file.
+    arguments : str
+    variables : mapping
+        Environment variables to set for it.
 
-
-def provenance(packages: Iterable[str]) -> dict[str, object]:
-    """Describe the run: date, machine, load, versions; the columns that every row ends with."""
-    try:
-        load: float | str = round(os.getloadavg()[0], 2)
-    except (AttributeError, OSError):
-        load = ""
-    root = Path(__file__).resolve().parent
-    changed = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
-    commit = _output("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
-    return {
-        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "load": load,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-        "commit": f"{commit}+changes" if commit and changed else commit,
-    }
-
-
-def _output(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-# --------------------------------------------------------------------------------------------------- results
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which takes the file's place when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        temporary.replace(path)
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows as CSV; the columns are those of all rows, in the order they first appear."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def verdict(speedup: float) -> str:
-    """Say in a word whether a ratio is a gain; a loss is said as loudly."""
-    if speedup < LOST:
-        return "slower"
-    return "faster" if speedup > 1 / LOST else "even"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out a table: the first column is text, the others are aligned as numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    Raises
+    ------
+    RuntimeError
+        If it fails; with the end of what it wrote to its error stream.
+    """
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(variables or {})},
+        check=False,
+    )
+    *lines, last = done.stdout.splitlines() or [""]
+    for line in lines:
+        print(line, flush=True)
+    if done.returncode:
+        raise RuntimeError(
+            f"{Path(script).name} {' '.join(arguments)} failed with exit code {done.returncode}:\n"
+            f"{done.stderr[-2000:]}"
+        )
+    return json.loads(last)

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
+
+import harness
 
 BENCHES = Path(__file__).resolve().parents[1] / "benches"
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    # Dataclasses and the benches themselves look their module up by name.
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-harness = _load("harness")
 
 
 class Clock:
@@ -156,99 +141,42 @@ print(harness.peak_bytes(harness.Candidate("it", call)))
     assert int(done.stdout) == pytest.approx(64 * 2**20, abs=2**20)
 
 
-def test_provenance_names_machine_versions_and_date() -> None:
-    row = harness.provenance(["pytest"])
-    assert row["pytest"] == pytest.__version__
-    assert row["cpu"] == harness.cpu_model() != ""
-    assert row["cores"] >= 1
-    assert str(row["date"]).endswith("+00:00")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is None")
+def test_the_result_comes_with_its_peak() -> None:
+    result, peak = harness.with_peak(lambda: bytes(2**26))
+    assert len(result) == 2**26
+    if peak is None:
+        pytest.skip("this system does not let a process reset its peak")
+    assert peak >= 0
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("AMD EPYC 9755 128-Core Processor", "amd-epyc-9755-128-core-processor"),
-        ("Intel(R) Xeon(R) CPU E5-2690 v4 @ 2.60GHz", "intel-xeon-e5-2690-v4"),
-        ("Apple M2", "apple-m2"),
-    ],
-)
-def test_slug(name: str, expected: str) -> None:
-    assert harness.slug(name) == expected
+def test_ratios_are_taken_round_by_round() -> None:
+    assert harness.ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    with pytest.raises(ValueError, match="zip"):
+        harness.ratios([1.0], [1.0, 2.0])
 
 
-def test_csv_has_the_columns_of_all_rows(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "rows.csv"
-    harness.write_csv(path, [{"a": 1}, {"a": 2, "b": "x, y"}])
-    with path.open(newline="") as file:
-        assert list(csv.DictReader(file)) == [{"a": "1", "b": ""}, {"a": "2", "b": "x, y"}]
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "child.py"
+    path.write_text(
+        "import json, os, sys\n"
+        "print('a line')\n"
+        "if sys.argv[1] == 'fail':\n"
+        "    sys.exit('what went wrong')\n"
+        "print(json.dumps([sys.argv[1:], os.environ.get('FASTVAE_TEST')]))\n"
+    )
+    return str(path)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "result.md"
-    harness.write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        harness.write_text(path, "half of it\n" * 10_000 + "\ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(("ratio", "word"), [(0.5, "slower"), (0.99, "even"), (1.0, "even"), (1.5, "faster")])
-def test_verdict(ratio: float, word: str) -> None:
-    assert harness.verdict(ratio) == word
-
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    return _load("bench_latent")
-
-
-def test_bench_latent_writes_every_row_with_its_machine(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_child_gets_arguments_and_variables_and_gives_its_last_line(
+    script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Without the compiler, which takes half a minute; one candidate that cannot run instead.
-    def no_compiler() -> None:
-        raise RuntimeError("no C++ compiler")
-
-    monkeypatch.setitem(bench.STEPS, "torch.compile", no_compiler)
-    threads = torch.get_num_threads()
-    try:
-        options = ["--quick", "--sizes", "128x2", "--threads", "1", "--output-dir", str(tmp_path)]
-        assert bench.main(options) == 0
-    finally:
-        torch.set_num_threads(threads)
-    with (tmp_path / "latent.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = ["eager torch", "analytic backward", "fastvae", "torch.compile"]
-    assert [(row["pass"], row["candidate"]) for row in rows] == [
-        (kind, name) for kind in ("forward", "backward", "both") for name in names
-    ]
-    for row in rows:
-        assert row["torch"] == torch.__version__
-        assert all(
-            row[column] for column in ("date", "cpu", "cores", "system", "python", "fastvae", "threads")
-        )
-        if row["candidate"] == "torch.compile":
-            assert row["note"] == "not available: no C++ compiler"
-            assert row["median_us"] == ""
-        else:
-            assert float(row["p20_us"]) <= float(row["median_us"]) <= float(row["p80_us"])
-            assert row["note"] == ""
-    table = (tmp_path / "latent.md").read_text()
-    assert table.count("not available") == 3
-    assert "<svg" in (tmp_path / "latent.svg").read_text()
+    assert harness.in_child(script, "x", "y", variables={"FASTVAE_TEST": "1"}) == [["x", "y"], "1"]
+    assert capsys.readouterr().out == "a line\n"
+    assert harness.in_child(script, "x") == [["x"], None]
 
 
-def test_bench_latent_does_not_time_what_is_wrong(bench: ModuleType) -> None:
-    def halved(mu: torch.Tensor, logvar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z, kl = bench.eager(mu, logvar)
-        return z, kl / 2
-
-    def still(mu: torch.Tensor, logvar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return mu + 0 * logvar, bench.eager(mu, logvar)[1]
-
-    for step in (bench.eager, bench.analytic, bench.fused):
-        bench.check("right", step)
-    with pytest.raises(AssertionError, match="halved"):
-        bench.check("halved", halved)
-    with pytest.raises(AssertionError, match="noise"):
-        bench.check("still", still)
+def test_a_child_that_fails_says_why(script: str) -> None:
+    with pytest.raises(RuntimeError, match=r"child.py fail failed with exit code 1:\nwhat went wrong"):
+        harness.in_child(script, "fail")

@@ -223,6 +223,7 @@ def test_without_a_task_all_are_listed(tasks: ModuleType, capsys: pytest.Capture
         "types",
         "rust-test",
         "bench",
+        "bench-training",
         "wheel",
         "test-wheel",
         "develop",

@@ -1,0 +1,198 @@
+"""A whole training step beside the forward and backward of its dense layers alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+import harness
+import passes
+from comparison import Comparison, Target
+from fastvae import noise
+from fastvae.data import open_data
+from fastvae.models import VAE, ModelSpec, build_model
+from fastvae.objectives import elbo, kl_weight
+from fastvae.training.config import Settings
+from fastvae.training.history import EpochTotals
+from fastvae.training.loop import _batches
+from fastvae.training.optimizer import CautiousAdam
+from fastvae.training.progress import Progress
+from kernels.batches import images
+from plain import PIXELS, PlainVAE
+
+HIDDEN, CODES, BATCH = 400, 20, 128
+ROWS = BATCH * (60_000 // BATCH)
+"""As many as make whole batches: every call is then the same work."""
+
+RATE = 1e-3
+CPU = torch.device("cpu")
+DENSE, TUNED = "dense layers alone", "tuned torch"
+
+
+def dense_layers(name: str) -> harness.Candidate:
+    """Both networks, forward and backward, from a fixed input and a fixed gradient of what they give."""
+    torch.manual_seed(0)
+    model = PlainVAE([HIDDEN], CODES)
+    parameters = list(model.parameters())
+    x = images(BATCH).float() / 255
+    # In a step the code needs its gradient too: it is what the encoder is trained by.
+    z = torch.randn(BATCH, CODES, requires_grad=True)
+    incoming = [torch.randn(BATCH, 2 * CODES), torch.randn(BATCH, PIXELS)]
+    check_dense(name, model, x, z, incoming)
+
+    def work(_: object) -> None:
+        forget([*parameters, z])
+        torch.autograd.backward([model.encoder(x), model.decoder(z)], incoming)
+
+    return harness.Candidate(name, work)
+
+
+def tuned(
+    name: str, compiler: Callable[[passes.Function], passes.Function] | None = None
+) -> harness.Candidate:
+    """What a person who knows torch writes: pixels kept as bytes, one loss, the fused Adam."""
+    torch.manual_seed(0)
+    model = PlainVAE([HIDDEN], CODES)
+    check_model(name, model, model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+    data = images(ROWS)
+    total = torch.zeros((), dtype=torch.float64)
+    loss_of = model.loss if compiler is None else compiler(model.loss)
+    rows = endless(lambda _: iter(torch.randperm(ROWS).split(BATCH)))
+
+    def work(_: object) -> None:
+        x = torch.bernoulli(data[next(rows)].float().div_(255))
+        loss = loss_of(x)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total.add_(loss.detach())
+
+    work(None)  # a compiler that fails does so here, where it is caught
+    return harness.Candidate(name, work)
+
+
+def fastvae_step(name: str) -> harness.Candidate:
+    """What ``fastvae.train`` does for one batch: see ``fastvae.training.loop.fit``."""
+    torch.manual_seed(0)
+    settings = Settings(
+        epochs=1,
+        batch_size=BATCH,
+        learning_rate=RATE,
+        weight_decay=0.0,
+        beta=1.0,
+        warmup=0.0,
+        binarize="dynamic",
+        seed=0,
+    )
+    model = build_model(ModelSpec((PIXELS,), CODES, hidden_dims=(HIDDEN,)))
+    check_fastvae(name, model)
+    optimizer = CautiousAdam(model, learning_rate=RATE, weight_decay=0.0)
+    data = open_data(images(ROWS))
+    totals, progress, steps = EpochTotals(CPU), Progress(show=False), itertools.count()
+    batches = endless(lambda epoch: _batches(data, settings, epoch, CPU))
+
+    def work(_: object) -> None:
+        x, step = next(batches), next(steps)
+        beta = kl_weight(step, ROWS // BATCH, beta=settings.beta, warmup=settings.warmup)
+        terms = model(x, noise.fold_in(settings.seed, step))
+        skipped = optimizer.step(-elbo(terms.recon, terms.kl, beta))
+        totals.add(terms, skipped)
+        progress.advance(len(x), "1/1", totals.read)
+
+    return harness.Candidate(name, work)
+
+
+def endless(epoch: Callable[[int], Iterator[Tensor]]) -> Iterator[Tensor]:
+    """The batches of one epoch after the other."""
+    return itertools.chain.from_iterable(epoch(number) for number in itertools.count(1))
+
+
+def forget(tensors: list[Tensor] | list[nn.Parameter]) -> None:
+    for tensor in tensors:
+        tensor.grad = None
+
+
+# ------------------------------------------------------------------------------------------------ correctness
+
+
+def check_dense(name: str, model: PlainVAE, x: Tensor, z: Tensor, incoming: list[Tensor]) -> None:
+    """Refuse layers whose gradients are not those of the same layers in float64."""
+    torch.autograd.backward([model.encoder(x), model.decoder(z)], incoming)
+    exact = PlainVAE([HIDDEN], CODES).double()
+    exact.load_state_dict(model.state_dict())
+    torch.autograd.backward(
+        [exact.encoder(x.double()), exact.decoder(z.detach().double())], [part.double() for part in incoming]
+    )
+    compare_gradients(name, list(model.parameters()), list(exact.parameters()))
+    forget([*model.parameters(), z])
+
+
+def check_fastvae(name: str, model: VAE) -> None:
+    """Check fastvae's terms with the noise that its seed stands for."""
+    seed = 5
+
+    def terms(x: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        recon, kl = model(x, seed)
+        return recon, kl
+
+    check_model(name, model, terms, eps=noise.normal((BATCH, CODES), seed))
+
+
+def check_model(
+    name: str,
+    model: nn.Module,
+    terms: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    eps: Tensor | None = None,
+) -> None:
+    """Refuse a model whose terms or gradients are not those of the formulas in float64."""
+    x = (images(BATCH) > 127).float()
+    eps = torch.randn(BATCH, CODES) if eps is None else eps
+    exact = PlainVAE([HIDDEN], CODES)
+    with torch.no_grad():
+        for own, given in zip(exact.parameters(), model.parameters(), strict=True):
+            own.copy_(given)
+    exact = exact.double()
+    results = []
+    for function, inputs in ((terms, (x, eps)), (exact, (x.double(), eps.double()))):
+        recon, kl = function(*inputs)
+        (kl - recon).mean().backward()
+        results.append((recon, kl))
+    for actual, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(
+            actual.double(), wanted, rtol=1e-5, atol=1e-4, msg=lambda text: f"{name}: {text}"
+        )
+    compare_gradients(name, list(model.parameters()), list(exact.parameters()))
+    forget(list(model.parameters()))
+
+
+def compare_gradients(name: str, own: list[nn.Parameter], exact: list[nn.Parameter]) -> None:
+    for actual, wanted in zip(own, exact, strict=True):
+        assert actual.grad is not None
+        assert wanted.grad is not None
+        torch.testing.assert_close(
+            actual.grad.double(),
+            wanted.grad,
+            rtol=1e-4,
+            atol=1e-5 * float(wanted.grad.abs().max()),
+            msg=lambda text: f"{name}: {text}",
+        )
+
+
+COMPARISONS = [
+    Comparison(
+        name="step",
+        title=f"a training step of {PIXELS}-{HIDDEN}-{CODES}, batch {BATCH}, dynamic binarisation",
+        kind="step",
+        candidates={
+            DENSE: dense_layers,
+            TUNED: tuned,
+            f"{TUNED}, torch.compile": lambda name: tuned(name, passes.compiled),
+            "fastvae": fastvae_step,
+        },
+        targets=lambda _: (Target(1.15, DENSE, cost=True),),
+    )
+]
