@@ -113,7 +113,7 @@ def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
 
 
 def plainly_cpu(arguments: Sequence[Any]) -> bool:
-    """Whether the dispatcher could only choose the CPU kernel, and no mode, transform or profiler looks on."""
+    """Whether the dispatcher could only choose the CPU kernel, and no mode, transform or profiler looks."""
     if (
         torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
