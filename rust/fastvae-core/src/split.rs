@@ -8,7 +8,9 @@ use std::thread;
 pub(crate) const SEGMENT: usize = 16384;
 
 /// Elements below which another thread costs more than it saves while torch's own threads still spin.
-const ELEMENTS_PER_THREAD: usize = 1 << 18;
+///
+/// Miri, which looks for data races, would need hours for as many.
+const ELEMENTS_PER_THREAD: usize = if cfg!(miri) { 1 << 8 } else { 1 << 18 };
 
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
