@@ -301,6 +301,34 @@ def rust_problems(*components: str) -> Iterator[str]:
             yield f"cargo {component} is missing: run `rustup component add {package}`"
 
 
+def nightly_problems() -> Iterator[str]:
+    """Say why the sanitizers cannot run: only nightly Rust has them, and not for every system."""
+    get = "run `rustup toolchain install nightly --component miri,rust-src`"
+    if nightly_host() is None:
+        yield f"the nightly toolchain of Rust is missing, which alone has sanitizers: {get}"
+    elif not output_of(["cargo", "+nightly", "--version"], plain_variables()):
+        yield f"`cargo +nightly --version` fails: {get}"
+    if WINDOWS:
+        yield "Rust has AddressSanitizer on Linux and macOS: run this task there, or in WSL"
+
+
+def nightly_host() -> Optional[str]:
+    """Ask the nightly compiler for the platform it runs on; None where there is none."""
+    printed = output_of(["rustc", "+nightly", "-vV"], plain_variables())
+    host = re.search(r"^host: (\S+)$", printed or "", re.MULTILINE)
+    return host.group(1) if host else None
+
+
+def miri_problem() -> Optional[str]:
+    """Say why Miri cannot run, if it cannot; it builds a standard library of its own."""
+    variables = plain_variables()
+    sysroot = output_of(["rustc", "+nightly", "--print", "sysroot"], variables) or ""
+    source = Path(sysroot, "lib", "rustlib", "src", "rust", "library")
+    if output_of(["cargo", "+nightly", "miri", "--version"], variables) is not None and source.is_dir():
+        return None
+    return "Miri is missing: run `rustup component add miri rust-src --toolchain nightly`"
+
+
 def cargo(*arguments: str) -> None:
     run(["cargo", *arguments], {**plain_variables(), "PYO3_PYTHON": sys.executable})
 
@@ -359,6 +387,10 @@ def rustfmt(_: Job) -> Iterator[str]:
 
 def clippy(_: Job) -> Iterator[str]:
     return rust_problems("clippy")
+
+
+def nightly(_: Job) -> Iterator[str]:
+    return nightly_problems()
 
 
 def rust_or_wheel(job: Job) -> Iterator[str]:
@@ -444,6 +476,35 @@ def types(job: Job) -> None:
 def rust_test(job: Job) -> None:
     """Run the tests of the Rust crates (after --: options of cargo test)."""
     cargo("test", "--workspace", *locked(), *job.rest)
+
+
+@task("sanitize", rust, nightly)
+def sanitize(job: Job) -> None:
+    """Run the kernels' tests under AddressSanitizer and Miri (after --: options of cargo test)."""
+    variables = plain_variables()
+    # Both take many times as long; who wants more than a few cases of each property says how many.
+    few = variables.get("PROPTEST_CASES")
+    # With a target named, build scripts and macros have no such flags, for which they lack a runtime.
+    tests = ("-p", "fastvae-core", "--target", str(nightly_host()), *locked(), *job.rest)
+    address = {
+        **variables,
+        "PROPTEST_CASES": few or "6",
+        "RUSTFLAGS": f"{variables.get('RUSTFLAGS', '')} -Zsanitizer=address".strip(),
+        "CARGO_TARGET_DIR": str(ROOT / "target" / "address"),
+    }
+    # Not ThreadSanitizer: it needs a standard library of its own, and Miri finds data races too.
+    miri = {
+        **variables,
+        "PROPTEST_CASES": few or "1",
+        "MIRIFLAGS": f"{variables.get('MIRIFLAGS', '')} -Zmiri-env-forward=PROPTEST_CASES".strip(),
+    }
+    missing = miri_problem()
+    checks = [lambda: run(["cargo", "+nightly", "test", *tests], address)]
+    if missing is None:
+        checks.append(lambda: run(["cargo", "+nightly", "miri", "test", *tests], miri))
+    run_each(*checks)
+    if missing is not None:
+        say(f"\nOnly AddressSanitizer was run, at every level. {missing}")
 
 
 @task("bench", environment, rust)

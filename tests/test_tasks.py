@@ -222,6 +222,7 @@ def test_without_a_task_all_are_listed(tasks: ModuleType, capsys: pytest.Capture
         "lint",
         "types",
         "rust-test",
+        "sanitize",
         "bench",
         "bench-training",
         "wheel",
@@ -277,6 +278,58 @@ def test_a_failing_command_fails_the_task(
         file.write('[ "$1" = --version ] || exit 101\n')
     assert tasks.main(["rust-test"]) == 1
     assert "failed with exit code 101: cargo test --workspace" in capfd.readouterr().err
+
+
+def _nightly(tools: Path, sysroot: Path) -> None:
+    """A nightly compiler that says what it runs on and where it is."""
+    (tools / "rustc").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '  "+nightly -vV") echo "host: a-b-c" ;;\n'
+        f'  "+nightly --print sysroot") echo "{sysroot}" ;;\n'
+        '  *) echo "rustc 99.0.0 (x)" ;;\n'
+        "esac\n"
+    )
+
+
+@POSIX
+def test_sanitizers_need_the_nightly_toolchain(
+    tasks: ModuleType, tools: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tasks.main(["sanitize"]) == 2
+    assert "run `rustup toolchain install nightly --component miri,rust-src`" in capsys.readouterr().err
+    assert commands == []
+
+
+@POSIX
+@pytest.mark.parametrize("miri", [False, True])
+def test_the_kernels_run_under_each_sanitizer_that_is_there(
+    tasks: ModuleType,
+    tools: Path,
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    miri: bool,
+) -> None:
+    seen: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(tasks, "run", lambda command, variables: seen.append((command, variables)))
+    monkeypatch.delenv("PROPTEST_CASES", raising=False)
+    _nightly(tools, tmp_path)
+    if miri:
+        (tmp_path / "lib" / "rustlib" / "src" / "rust" / "library").mkdir(parents=True)
+    assert tasks.main(["sanitize", "--", "--lib"]) == 0
+    arguments = ["test", "-p", "fastvae-core", "--target", "a-b-c", *tasks.locked(), "--lib"]
+    (address, variables), *rest = seen
+    assert address == ["cargo", "+nightly", *arguments]
+    assert variables["RUSTFLAGS"].endswith("-Zsanitizer=address")
+    # Not the folder of the other tasks: each change of flags would build everything anew.
+    assert variables["CARGO_TARGET_DIR"] == str(ROOT / "target" / "address")
+    assert [command for command, _ in rest] == ([["cargo", "+nightly", "miri", *arguments]] if miri else [])
+    printed = capsys.readouterr().out
+    hint = "Miri is missing: run `rustup component add miri rust-src --toolchain nightly`"
+    assert (hint in printed) is not miri
+    assert all(int(variables["PROPTEST_CASES"]) < 24 for _, variables in seen)
 
 
 @POSIX

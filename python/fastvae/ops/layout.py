@@ -140,8 +140,9 @@ class LatentMatrix:
             and not tensor.is_neg()
             and not tensor.storage_offset()
             and tensor.untyped_storage().nbytes() >= self.bytes
+            and not (start := tensor.data_ptr()) % tensor.itemsize
         ):
-            return tensor, (tensor.data_ptr(), self.columns)
+            return tensor, (start, self.columns)
         return _strided(name, tensor, self.event_dims, self.shape, self.dtype)
 
     def strided_of_rows(self, name: str, tensor: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -1,0 +1,327 @@
+//! What is true, in `f64`, and how near to it a dtype can come.
+//!
+//! Nothing here is taken from the kernels: the formulas are those of the papers, the exponential is the standard
+//! library's, and Philox is written from `docs/noise.md` a second time.
+
+#![allow(dead_code, reason = "every test file takes what it needs")]
+
+use crate::strategies::Dtype;
+use half::{bf16, f16};
+use std::f64::consts::TAU;
+
+/// The numbers that a dtype has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format {
+    /// Bits of the significand, the hidden one included.
+    digits: i32,
+    /// Exponent of the smallest normal number.
+    lowest: i32,
+    /// The largest finite number.
+    largest: f64,
+}
+
+impl Format {
+    /// The format of a dtype.
+    pub(crate) fn of<T: Dtype>() -> Self {
+        match T::NAME {
+            "float64" => Self { digits: 53, lowest: -1022, largest: f64::MAX },
+            "float32" => Self { digits: 24, lowest: -126, largest: f64::from(f32::MAX) },
+            "bfloat16" => Self { digits: 8, lowest: -126, largest: f64::from(bf16::MAX) },
+            "float16" => Self { digits: 11, lowest: -14, largest: f64::from(f16::MAX) },
+            other => unreachable!("a dtype named {other}"),
+        }
+    }
+
+    /// The format of a dtype's arithmetic.
+    pub(crate) fn of_math<T: Dtype>() -> Self {
+        if T::NAME == "float64" { Self::of::<f64>() } else { Self::of::<f32>() }
+    }
+
+    /// The distance of neighbours at a number.
+    pub(crate) fn ulp(self, value: f64) -> f64 {
+        // The exponent, from the bits: a logarithm is off by one just below a power of two.
+        let exponent = ((value.abs().to_bits() >> 52) as i32 - 1023).clamp(self.lowest, 1023);
+        power(exponent - self.digits + 1)
+    }
+
+    /// The smallest number above 0.
+    pub(crate) fn smallest(self) -> f64 {
+        power(self.lowest - self.digits + 1)
+    }
+
+    /// Relative rounding error.
+    pub(crate) fn epsilon(self) -> f64 {
+        power(-self.digits)
+    }
+
+    /// A number as this format has it where it is out of range: infinite or 0, else unchanged.
+    ///
+    /// For what a formula names (a standard deviation, a variance): infinity times 0 is NaN in any arithmetic.
+    pub(crate) fn limit(self, value: f64) -> f64 {
+        if value.abs() > self.largest {
+            f64::INFINITY.copysign(value)
+        } else if value.abs() <= self.smallest() / 2.0 {
+            0.0_f64.copysign(value)
+        } else {
+            value
+        }
+    }
+}
+
+/// 2^n, subnormal numbers included, without rounding.
+fn power(n: i32) -> f64 {
+    if n >= -1022 { f64::from_bits(((n + 1023) as u64) << 52) } else { f64::from_bits(1 << (n + 1074)) }
+}
+
+/// A true value, and how far from it the arithmetic may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Truth {
+    /// The value of the formula.
+    pub(crate) value: f64,
+    /// The error that is allowed before the result is rounded to its dtype.
+    pub(crate) tolerance: f64,
+    /// Whether an intermediate may overflow where the result, less than four times smaller, does not.
+    pub(crate) early_overflow: bool,
+}
+
+impl Truth {
+    /// Says what is wrong with a result, if anything is.
+    ///
+    /// `math` is the format that it was computed in, `stored` the one that it was rounded to.
+    fn complaint(self, got: f64, math: Format, stored: Format) -> Option<String> {
+        let Self { value, tolerance, early_overflow } = self;
+        let narrow = stored.digits < math.digits;
+        let rounding = if narrow { stored.ulp(value.abs() + tolerance) / 2.0 } else { 0.0 };
+        let within = tolerance + rounding;
+        let infinite_from = stored.largest + stored.ulp(stored.largest) / 2.0;
+        let right = if value.is_nan() {
+            got.is_nan()
+        } else if value.is_infinite() {
+            got == value
+        } else if got.is_infinite() {
+            let early = if early_overflow { (math.largest / 4.0).min(infinite_from) } else { infinite_from };
+            got.signum() == value.signum() && value.abs() + tolerance >= early
+        } else if value.abs() - tolerance >= infinite_from {
+            false
+        } else {
+            (got - value).abs() <= within
+        };
+        (!right).then(|| format!("got {got:e}, true is {value:e}, off by {:e} of {within:e}", got - value))
+    }
+}
+
+/// Fails if a result is further from the truth than it may be.
+pub(crate) fn check<T: Dtype>(what: &str, got: impl Into<f64>, truth: Truth, stored: Format) {
+    if let Some(complaint) = truth.complaint(got.into(), Format::of_math::<T>(), stored) {
+        panic!("{} {what}: {complaint}", T::NAME);
+    }
+}
+
+/// The sum of values that are not negative, as the kernels make it: eight at a time in the arithmetic, then in `f64`.
+pub(crate) fn sum(parts: &[Truth], math: Format) -> Truth {
+    let (mut value, mut lost, mut tolerance) = (0.0_f64, 0.0, 0.0);
+    for part in parts {
+        // What an addition rounds away (Neumaier), so that the truth has no error of its own.
+        let next = value + part.value;
+        lost += if value.abs() >= part.value.abs() {
+            (value - next) + part.value
+        } else {
+            (part.value - next) + value
+        };
+        value = next;
+        tolerance += part.tolerance;
+    }
+    if value.is_finite() {
+        value += lost;
+    }
+    let relative = 8.0 * math.epsilon() + parts.len() as f64 * f64::EPSILON / 2.0;
+    Truth { value, tolerance: tolerance + relative * value, early_overflow: false }
+}
+
+/// e^x * factor, also where e^x alone is out of the range of `f64`.
+fn exp_times(x: f64, factor: f64) -> f64 {
+    if x.abs() < 700.0 { x.exp() * factor } else { (x / 2.0).exp() * factor * (x / 2.0).exp() }
+}
+
+/// (e^x - 1 - x) / 2.
+fn half_exp_excess(x: f64) -> f64 {
+    if x > 700.0 {
+        return exp_times(x, 0.5) - 0.5 - x / 2.0;
+    }
+    if x.abs() > 0.5 {
+        return (x.exp_m1() - x) / 2.0;
+    }
+    // x^2 (1/2! + x/3! + x^2/4! + ...), where the difference above would cancel.
+    let mut sum = 0.0;
+    for k in (3..20).rev() {
+        sum = (sum + 1.0) * x / f64::from(k);
+    }
+    x * x / 4.0 * (1.0 + sum)
+}
+
+/// A posterior and a prior, as they are given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gaussians {
+    pub(crate) mu: f64,
+    pub(crate) logvar: f64,
+    pub(crate) prior_mu: f64,
+    pub(crate) prior_logvar: f64,
+}
+
+impl Gaussians {
+    /// A posterior and the standard normal.
+    pub(crate) fn to_unit(mu: f64, logvar: f64) -> Self {
+        Self { mu, logvar, prior_mu: 0.0, prior_logvar: 0.0 }
+    }
+
+    /// Logarithm of the ratio of the variances, 1 / sigma of the prior, and (mu - `prior_mu`) / sigma of the prior.
+    fn relative(self, math: Format) -> (f64, f64, f64) {
+        let inverse = math.limit((-0.5 * self.prior_logvar).exp());
+        (self.logvar - self.prior_logvar, inverse, math.limit((self.mu - self.prior_mu) * inverse))
+    }
+
+    /// Relative error of what is made of the ratio and the distance, and the error that underflow adds to the distance.
+    fn errors(self, math: Format) -> (f64, f64) {
+        let of_inputs = [self.logvar, self.prior_logvar].map(|x| if x.is_finite() { x.abs() } else { 0.0 });
+        let relative = if math.digits == 24 {
+            1e-6
+        } else {
+            // The kernel's error and that of this reference, whose exponents are rounded like any number.
+            math.epsilon() * (16.0 + of_inputs[0] + of_inputs[1])
+        };
+        let away = (self.mu - self.prior_mu).abs();
+        (relative, math.smallest() * if away.is_finite() { away } else { 0.0 })
+    }
+
+    /// KL(q || p) in nats (Kingma and Welling 2014, appendix B).
+    pub(crate) fn kl<T: Dtype>(self) -> Truth {
+        let math = Format::of_math::<T>();
+        let (ratio, _, distance) = self.relative(math);
+        let (relative, underflow) = self.errors(math);
+        let value = 0.5 * distance * distance + half_exp_excess(ratio);
+        let tolerance = relative * value + underflow * (distance.abs() + underflow) + 4.0 * math.smallest();
+        Truth { value, tolerance, early_overflow: false }
+    }
+
+    /// The gradients of `grad * kl` with respect to mu, logvar, `prior_mu` and `prior_logvar`.
+    pub(crate) fn kl_gradients<T: Dtype>(self, grad: f64) -> [Truth; 4] {
+        let math = Format::of_math::<T>();
+        let (ratio, inverse, distance) = self.relative(math);
+        let (relative, underflow) = self.errors(math);
+        let growth = math.limit(ratio.exp_m1());
+        let mean = math.limit(grad * distance) * inverse;
+        let spread = math.limit(distance * distance + growth);
+        let lost = underflow * inverse + math.smallest() * (2.0 + inverse + distance.abs());
+        let of_mu = relative * mean.abs() + lost * (1.0 + grad.abs());
+        let of_logvar = relative * (grad * growth).abs() + 2.0 * math.smallest() * (1.0 + grad.abs());
+        let of_spread = of_logvar
+            + relative * (grad * distance * distance).abs()
+            + underflow * (distance.abs() + underflow) * grad.abs();
+        let truth = |value, tolerance| Truth { value, tolerance, early_overflow: true };
+        [
+            truth(mean, of_mu),
+            truth(math.limit(grad * growth) / 2.0, of_logvar),
+            truth(-mean, of_mu),
+            truth(-math.limit(grad * spread) / 2.0, of_spread),
+        ]
+    }
+}
+
+/// z = mu + exp(logvar / 2) eps (Kingma and Welling 2014, equation 10): two units in the last place of the larger term.
+pub(crate) fn sample<T: Dtype>(mu: f64, logvar: f64, eps: f64) -> Truth {
+    let math = Format::of_math::<T>();
+    let step = exp_times(0.5 * logvar, eps);
+    let larger = mu.abs().max(step.abs());
+    // In float64 the reference has an error like the kernel's.
+    let ulps = if math.digits == 24 { 2.0 } else { 4.0 };
+    let tolerance = if larger.is_finite() { ulps * math.ulp(larger) } else { 0.0 };
+    Truth { value: mu + math.limit(step), tolerance, early_overflow: false }
+}
+
+/// The gradients of `grad_z * z + grad_kl * KL(q || N(0, 1))` with respect to mu and logvar.
+pub(crate) fn latent_gradients<T: Dtype>(
+    (mu, logvar, eps): (f64, f64, f64),
+    grad_z: Option<f64>,
+    grad_kl: Option<f64>,
+) -> [Truth; 2] {
+    let math = Format::of_math::<T>();
+    let (mut of_mu, mut of_logvar, mut magnitude) = (0.0, 0.0, 0.0);
+    let mut lost = 0.0;
+    if let Some(grad) = grad_kl {
+        let growth = math.limit(logvar.exp_m1());
+        // Rounded once, together with the gradient of z: in float64 too.
+        of_mu = grad.mul_add(mu, grad_z.unwrap_or(0.0));
+        of_logvar = math.limit(grad * growth);
+        magnitude += of_logvar.abs();
+        lost += grad.abs();
+    }
+    if let Some(grad) = grad_z {
+        let slope = math.limit(exp_times(0.5 * logvar, eps));
+        // Likewise: a product that overflows does not meet an infinity of the other sign.
+        of_logvar = grad.mul_add(slope, of_logvar);
+        magnitude += (grad * slope).abs();
+        lost += grad.abs();
+    }
+    let relative = if math.digits == 24 {
+        1e-6
+    } else {
+        math.epsilon() * (16.0 + if logvar.is_finite() { logvar.abs() } else { 0.0 })
+    };
+    let tolerance = relative * magnitude + 2.0 * math.smallest() * (1.0 + lost);
+    [
+        Truth { value: of_mu, tolerance: math.ulp(of_mu), early_overflow: false },
+        Truth { value: math.limit(of_logvar) / 2.0, tolerance: tolerance / 2.0, early_overflow: true },
+    ]
+}
+
+/// The words of one block of Philox4x32-10 (Salmon et al., SC'11).
+pub(crate) fn philox(counter: [u32; 4], seed: u64) -> [u32; 4] {
+    let [mut c0, mut c1, mut c2, mut c3] = counter.map(u64::from);
+    let (mut k0, mut k1) = (seed & 0xFFFF_FFFF, seed >> 32);
+    for _ in 0..10 {
+        let (p0, p1) = (c0 * 0xD251_1F53, c2 * 0xCD9E_8D57);
+        (c0, c1, c2, c3) = ((p1 >> 32) ^ c1 ^ k0, p1 & 0xFFFF_FFFF, (p0 >> 32) ^ c3 ^ k1, p0 & 0xFFFF_FFFF);
+        (k0, k1) = ((k0 + 0x9E37_79B9) & 0xFFFF_FFFF, (k1 + 0xBB67_AE85) & 0xFFFF_FFFF);
+    }
+    [c0, c1, c2, c3].map(|word| word as u32)
+}
+
+/// The words of the block that a column is in.
+fn words(seed: u64, draw: u32, row: u64, column: usize) -> [u32; 4] {
+    philox([(column / 4) as u32, draw, row as u32, (row >> 32) as u32], seed)
+}
+
+/// The uniform of an element, which is exact.
+pub(crate) fn uniform(seed: u64, draw: u32, row: u64, column: usize) -> f64 {
+    f64::from(words(seed, draw, row, column)[column % 4] >> 8) / 16_777_216.0
+}
+
+/// The normal of an element, by Box and Muller's formula.
+pub(crate) fn normal(seed: u64, draw: u32, row: u64, column: usize) -> Truth {
+    let words = words(seed, draw, row, column);
+    let pair = column % 4 / 2 * 2;
+    // The contract rounds this one number to float32.
+    let u = f64::from(((f64::from(words[pair]) + 0.5) * 2.0_f64.powi(-32)) as f32);
+    let angle = TAU * (f64::from(words[pair + 1]) + 0.5) * 2.0_f64.powi(-32);
+    let radius = (-2.0 * u.ln()).sqrt();
+    let value = radius * if column.is_multiple_of(2) { angle.cos() } else { angle.sin() };
+    // Three units in the last place of the radius: its own error, that of the angle, and the product's.
+    Truth { value, tolerance: 3.0 * Format::of::<f32>().ulp(radius), early_overflow: false }
+}
+
+/// The order of the rows by their 63-bit keys.
+pub(crate) fn permutation(seed: u64, draw: u32, n: usize) -> Vec<i64> {
+    let key = |row: &i64| {
+        let [low, high, ..] = words(seed, draw, *row as u64, 0);
+        (u64::from(high) << 32 | u64::from(low)) >> 1
+    };
+    let mut order: Vec<i64> = (0..n as i64).collect();
+    order.sort_by_key(key);
+    order
+}
+
+/// The seed that a seed and a tag give.
+pub(crate) fn fold_in(seed: u64, tag: u64) -> u64 {
+    let [low, high, ..] = philox([tag as u32, (tag >> 32) as u32, 0x464F_4C44, 0xFFFF_FFFF], seed);
+    u64::from(high) << 32 | u64::from(low)
+}
