@@ -42,9 +42,9 @@ class ReparametrizeKL(torch.autograd.Function):
         draw, row_offset, event_dims, *reduce = ctx.arguments
         recorded = torch.is_grad_enabled()
         # An output that was not used has no gradient: a zero instead would turn an infinite sigma into NaN.
-        if grad_z is None and grad_kl is None:
-            return (None,) * 9
         if grad_kl is None:
+            if grad_z is None:
+                return (None,) * 9
             only_z = (grad_z, logvar, seed, draw, row_offset, event_dims)
             grad_mu = grad_z
             if recorded:
