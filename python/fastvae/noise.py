@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.layout import OPMATH, rows_columns
-from fastvae.ops.library import transforms_active
+from fastvae.ops.library import raw, transforms_active
 from fastvae.ops.noise import reference, schema
 from fastvae.ops.noise.seed import Seed, as_int64, seed_tensor
 from fastvae.ops.validation import DTYPES, check_event_dims, check_index, describe
@@ -225,10 +225,13 @@ def _matrix(
         check_index(name, "row_offset", row_offset, 2**63),
         rows,
     )
-    if out is not None and not transforms_active():
-        getattr(schema, f"{name}_into")(*arguments, out)
+    if transforms_active():
+        values: Tensor = getattr(schema, name)(*arguments)
+    elif out is not None:
+        raw(getattr(schema, f"{name}_into"), *arguments, out)
         return out
-    values: Tensor = getattr(schema, name)(*arguments)
+    else:
+        values = raw(getattr(schema, name), *arguments)
     values = values.reshape(size).to(dtype)
     # An operator that mutates has no batching rule; a copy has.
     return values if out is None else out.copy_(values)

@@ -182,15 +182,14 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
     let (mut row, mut column) = (span.row, span.column);
     while row < span.row + span.rows {
         let within_row = column + CHAINS * GROUP * LANES <= end;
-        if within_row && CHAINS > 1 {
+        if within_row && L::WRITTEN_OUT {
             let mut counters = [noise.neighbours::<L::U32>(row, column); CHAINS];
             for i in 1..CHAINS {
                 counters[i][0] = counters[i][0].add(L::U32::splat((i * LANES) as u32));
             }
             let values = D::transform(philox::blocks::<L::U32, CHAINS>(counters, &keys));
-            for &group in &values {
-                // Written out, so that no value leaves its register.
-                let [a, b, c, d] = L::U32::transpose(group);
+            for i in 0..CHAINS {
+                let [a, b, c, d] = L::U32::transpose(values[i]);
                 visitor.slot(row, column, a);
                 visitor.slot(row, column + LANES, b);
                 visitor.slot(row, column + 2 * LANES, c);
@@ -202,8 +201,7 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
             }
             continue;
         }
-        // The end of a row and the beginning of the next ones with it, or a level with so few registers that values
-        // pass through the stack anyhow.
+        // The end of a row and the beginning of the next ones with it.
         let mut slots = [[(row, column); GROUP]; CHAINS];
         let mut used = 0;
         while used < CHAINS * GROUP && row < span.row + span.rows {

@@ -43,15 +43,11 @@ pub(crate) fn blocks<W: Words, const N: usize>(
     for i in 1..N {
         states[i] = W::begin_rounds(counters[i]);
     }
-    // Written out: rolled up, the loop spends as many instructions on moving registers as on the rounds.
-    macro_rules! round {
-        ($($number:literal)*) => {$(
-            for state in &mut states {
-                *state = W::round(*state, MULTIPLIERS, keys[$number]);
-            }
-        )*};
+    for key in keys {
+        for state in &mut states {
+            *state = W::round(*state, MULTIPLIERS, *key);
+        }
     }
-    round!(0 1 2 3 4 5 6 7 8 9);
     let mut words = counters;
     for i in 0..N {
         words[i] = W::end_rounds(states[i]);

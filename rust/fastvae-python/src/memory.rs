@@ -78,12 +78,36 @@ impl Memory {
         if self.length == 0 {
             return &mut [];
         }
+        prefer_huge_pages(self.range::<T>());
         // SAFETY: as for `read`; every bit pattern is an element of the types used here.
         unsafe {
             std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(self.address), self.length)
         }
     }
 }
+
+/// Outputs from this many bytes on are worth a call to the system.
+#[cfg(target_os = "linux")]
+const LARGE: usize = 1 << 22;
+
+/// Asks Linux to back the memory of a large output with huge pages, which it may decline.
+///
+/// Fresh memory is mapped at the first touch, a page at a time: in small pages that takes longer than a kernel's
+/// arithmetic. Nothing but the speed of the memory depends on it.
+#[cfg(target_os = "linux")]
+fn prefer_huge_pages(bytes: Range<usize>) {
+    const PAGE: usize = 1 << 21;
+    let (start, end) = (bytes.start.next_multiple_of(PAGE), bytes.end / PAGE * PAGE);
+    if bytes.len() >= LARGE && start < end {
+        // SAFETY: the range is within one allocation; the advice changes neither what is in memory nor who owns it.
+        unsafe {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_HUGEPAGE);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_huge_pages(_: Range<usize>) {}
 
 /// Fails if an output shares memory with an input or another output.
 pub(crate) fn check_disjoint<T, U>(outputs: &[Memory], inputs: &[Memory]) -> PyResult<()> {

@@ -20,6 +20,7 @@ impl Vectors for Avx2 {
     type U32 = U32;
     // Two registers to a vector are two chains already, and their state fills half of the sixteen registers.
     const CHAINS: usize = 1;
+    const WRITTEN_OUT: bool = true;
 
     #[inline(always)]
     fn widen(lanes: F32) -> Lanes<f64> {

@@ -19,6 +19,7 @@ impl Vectors for Avx512 {
     type F64 = Lanes<f64>;
     type U32 = U32;
     const CHAINS: usize = 2;
+    const WRITTEN_OUT: bool = true;
 
     #[inline(always)]
     fn widen(lanes: F32) -> Lanes<f64> {
@@ -232,28 +233,6 @@ impl Sparse {
     }
 }
 
-/// Does nothing, in a place that the compiler keeps in order.
-///
-/// Left alone it would finish one chain of rounds before it begins the next, to save registers, and each chain
-/// would wait for its own multiplications.
-// Not `inline(always)`, which a function with features of its own cannot be; its callers have the same features.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn together([a, b, c, d]: [Sparse; 4]) -> [Sparse; 4] {
-    let ([mut a0, mut a1], [mut b0, mut b1]) = (a.0, b.0);
-    let ([mut c0, mut c1], [mut d0, mut d1]) = (c.0, d.0);
-    // SAFETY: a comment, no instruction.
-    unsafe {
-        core::arch::asm!(
-            "/* {} {} {} {} {} {} {} {} */",
-            inout(zmm_reg) a0, inout(zmm_reg) a1, inout(zmm_reg) b0, inout(zmm_reg) b1,
-            inout(zmm_reg) c0, inout(zmm_reg) c1, inout(zmm_reg) d0, inout(zmm_reg) d1,
-            options(nomem, nostack, preserves_flags),
-        );
-    }
-    [Sparse([a0, a1]), Sparse([b0, b1]), Sparse([c0, c1]), Sparse([d0, d1])]
-}
-
 impl Words for U32 {
     type Floats = F32;
 
@@ -342,10 +321,7 @@ impl Words for U32 {
     #[inline(always)]
     fn round([c0, c1, c2, c3]: [Sparse; 4], multipliers: [u32; 2], key: [u32; 2]) -> [Sparse; 4] {
         let (product0, product1) = (c0.multiply(multipliers[0]), c2.multiply(multipliers[1]));
-        let (c0, c1) = (product1.high().mix(c1, key[0]), product1);
-        let (c2, c3) = (product0.high().mix(c3, key[1]), product0);
-        // SAFETY: the processor has AVX-512 (module documentation).
-        unsafe { together([c0, c1, c2, c3]) }
+        [product1.high().mix(c1, key[0]), product1, product0.high().mix(c3, key[1]), product0]
     }
 
     #[inline(always)]

@@ -326,6 +326,9 @@ pub trait Vectors: Copy {
     type U32: Words<Floats = Self::F32>;
     /// Chains of Philox rounds that its registers hold at a time: one alone waits for its multiplications.
     const CHAINS: usize;
+    /// Whether the slots of a row are written out one after the other: more code, but no vector that a register
+    /// holds goes through memory.
+    const WRITTEN_OUT: bool;
 
     /// Widens every lane exactly.
     fn widen(lanes: Self::F32) -> Self::F64;

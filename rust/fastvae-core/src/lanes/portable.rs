@@ -12,6 +12,7 @@ impl Vectors for Portable {
     type F64 = Lanes<f64>;
     type U32 = Lanes<u32>;
     const CHAINS: usize = 1;
+    const WRITTEN_OUT: bool = false;
 
     #[inline(always)]
     fn widen(lanes: Lanes<f32>) -> Lanes<f64> {

@@ -15,8 +15,9 @@ use crate::noise::{Noise, Normal, Visit, walk};
 use crate::split::{SEGMENT, Span, finer, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
 
-/// Elements that the backward sums over the samples at a time: its buffers stay in the first caches.
-const SUMMED: usize = 4096;
+/// Elements that the backward sums over the samples at a time: its buffers stay in the first cache, and the few
+/// latents of a batch still make work for several threads.
+const SUMMED: usize = 1024;
 
 /// `samples` times z = mu + exp(logvar / 2) * eps into `z`, and log p(z) - log q(z | x) in nats, one per row of
 /// every sample, into `log_weight`; both contiguous, sample by sample.
