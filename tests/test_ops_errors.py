@@ -213,7 +213,8 @@ def test_a_tensor_without_its_memory():
     [
         ({"mu": (0, 4)}, "mu: 12 elements at a null address"),
         ({"mu": (GOOD.data_ptr() + 1, 4)}, "mu: address .* is not aligned"),
-        ({"rows": 2**62}, "do not fit in memory"),
+        ({"rows": 2**62}, "too many"),
+        ({"rows": 2**40}, "too many"),
         ({"mu": (GOOD.data_ptr(), 2**62)}, "do not fit in memory"),
         ({"z": GOOD.data_ptr()}, "shares memory"),
         ({"dtype": 9}, "unknown dtype code 9"),
@@ -239,6 +240,21 @@ def test_the_binding_checks_before_it_reads(change, message):
     _core.latent_forward(**arguments)
     with pytest.raises(ValueError, match=message):
         _core.latent_forward(**{**arguments, **change})
+
+
+def test_a_tensor_that_is_expanded_beyond_reason():
+    """The plan of the work grows with it, and running out of memory there would end the process."""
+    mu = torch.zeros(1, 1).expand(2**40 + 1, 1)
+    with pytest.raises(ValueError, match=r"1099511627777 rows of 1 columns are too many.*2\^40"):
+        F.gaussian_kl(mu, mu, reduction="sum")
+
+
+def test_only_noise_limits_the_columns():
+    """Its counters end at 2^34; a KL alone has none."""
+    no_rows = {"dtype": 0, "rows": 0, "columns": 2**35, "mu": (0, 0), "logvar": (0, 0), "threads": 1}
+    _core.latent_forward(**no_rows, z=0, noise=None, kl_kind=1, kl=0)
+    with pytest.raises(ValueError, match=r"at most 2\^34 columns"):
+        _core.latent_forward(**no_rows, z=0, noise=(1, 0, 0), kl_kind=1, kl=0)
 
 
 anything = st.one_of(

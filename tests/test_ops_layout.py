@@ -186,6 +186,35 @@ def test_a_chunk_and_an_expanded_prior_are_read_in_place():
         assert rows.data_ptr() == tensor.data_ptr()
 
 
+@pytest.mark.parametrize("dtype", list(OPMATH))
+def test_memory_that_begins_anywhere(dtype):
+    """torch takes memory at any address (a message, a mapped file); the kernels are given a copy."""
+
+    def shifted(tensor):
+        raw = bytearray(1) + tensor.view(torch.uint8).numpy().tobytes()
+        odd = torch.frombuffer(raw, dtype=tensor.dtype, offset=1).view(tensor.shape)
+        assert odd.data_ptr() % tensor.itemsize
+        return odd
+
+    mu, logvar, grad_z = (torch.randn(5, 18).to(dtype) for _ in range(3))
+    grad_kl = torch.randn(5, dtype=OPMATH[dtype])
+    inputs = (SEED, 2, 5, 1, "sample")
+    for a, b in zip(
+        torch.ops.fastvae.reparametrize_kl_backward(*map(shifted, (grad_z, grad_kl, mu, logvar)), *inputs),
+        torch.ops.fastvae.reparametrize_kl_backward(grad_z, grad_kl, mu, logvar, *inputs),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+    # Strides that the kernels take as they are, too.
+    wide = torch.cat([mu, logvar], dim=-1)
+    for a, b in zip(
+        F.reparametrize_kl(*shifted(wide).chunk(2, dim=-1), seed=1),
+        F.reparametrize_kl(mu, logvar, seed=1),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
 def test_reductions_are_means_of_the_sum():
     mu, logvar = torch.randn(6, 5, 4), torch.randn(6, 5, 4)
     kl = F.gaussian_kl(mu, logvar, reduction="none")

@@ -166,7 +166,12 @@ def _strided(
             f"{tuple(tensor.shape)} on {tensor.device}"
         )
     tensor, stride = as_rows(tensor, event_dims)
-    return tensor, (address(tensor), stride)
+    start = address(tensor)
+    if start % tensor.itemsize:
+        # torch lets memory that it did not make (a file that is mapped, a received message) begin anywhere.
+        tensor, stride = as_rows(tensor.clone(memory_format=torch.contiguous_format), event_dims)
+        start = address(tensor)
+    return tensor, (start, stride)
 
 
 def seed_value(seed: Tensor) -> int:

@@ -26,7 +26,9 @@ pub(crate) fn latent_forward(
 ) -> PyResult<()> {
     let elements = product(rows, columns)?;
     let execution = execution(threads)?;
-    check_counters(rows, columns, noise.map_or(0, |(.., row_offset)| row_offset))?;
+    if let Some((.., row_offset)) = noise {
+        check_counters(rows, columns, row_offset)?;
+    }
     with_dtype!(dtype, |T| {
         type M = <T as Element>::Math;
         let mu_memory = Memory::of_matrix::<T>("mu", mu.0, rows, columns, mu.1)?;
@@ -79,7 +81,9 @@ pub(crate) fn latent_backward(
 ) -> PyResult<()> {
     let elements = product(rows, columns)?;
     let execution = execution(threads)?;
-    check_counters(rows, columns, noise.map_or(0, |(.., row_offset)| row_offset))?;
+    if let Some((.., row_offset)) = noise {
+        check_counters(rows, columns, row_offset)?;
+    }
     if noise.is_none() && kl_kind == 0 {
         return Err(PyValueError::new_err("there is no gradient to pass on"));
     }

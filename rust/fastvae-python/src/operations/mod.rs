@@ -20,6 +20,10 @@ const LEVEL_VARIABLE: &str = "FASTVAE_SIMD";
 /// Work below this many elements is over before another thread would get the interpreter lock.
 const ELEMENTS_TO_DETACH: usize = 1 << 16;
 
+/// Elements of the largest matrix. No memory holds as many, but a tensor that is expanded from a few has them, and
+/// the plan of its work alone would end the process for lack of memory.
+const MOST_ELEMENTS: usize = 1 << 40;
+
 /// An address and the distance of rows, in elements.
 pub(crate) type Strided = (usize, usize);
 
@@ -79,9 +83,12 @@ pub(crate) fn run(py: Python<'_>, elements: usize, work: impl FnOnce() + Send) {
     if elements >= ELEMENTS_TO_DETACH { py.detach(work) } else { work() }
 }
 
+/// The number of elements of a matrix.
 pub(crate) fn product(rows: usize, columns: usize) -> PyResult<usize> {
-    rows.checked_mul(columns).ok_or_else(|| {
-        PyValueError::new_err(format!("{rows} rows of {columns} columns do not fit in memory"))
+    rows.checked_mul(columns).filter(|&elements| elements <= MOST_ELEMENTS).ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{rows} rows of {columns} columns are too many: a call takes at most 2^40 elements"
+        ))
     })
 }
 
