@@ -71,10 +71,8 @@ class CautiousAdam:
         for state in self._states:
             state.parameter.grad = None
         loss.backward()
-        norm = nn.utils.get_total_norm(_gradients(self._states))
-        skipped = ~(loss.detach().isfinite() & norm.isfinite())
-        found_inf = skipped.to(torch.float32)
         with torch.no_grad():
+            found_inf = _found_inf(loss.detach(), _gradients(self._states))
             for states, learning_rate, weight_decay in self._groups:
                 used = [state for state in states if state.parameter.grad is not None]
                 adamw(
@@ -94,7 +92,19 @@ class CautiousAdam:
                     eps=EPSILON,
                     maximize=False,
                 )
-        return skipped
+        return found_inf.bool()
+
+
+def _found_inf(loss: Tensor, gradients: list[Tensor]) -> Tensor:
+    """1 if the loss or a gradient is not finite, else 0, a float32 scalar on the device."""
+    found = (~loss.isfinite()).to(torch.float32)
+    plain = all(g.layout is torch.strided and g.dtype is torch.float32 for g in gradients)
+    if plain and loss.device.type in {"cpu", "cuda"}:
+        # What torch's GradScaler does, one operation for all gradients; it multiplies them by 1.
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones_like(found))
+        return found
+    norm = nn.utils.get_total_norm(gradients)
+    return found.logical_or(~norm.isfinite()).to(torch.float32)
 
 
 def _gradients(states: Sequence[_State]) -> list[Tensor]:
