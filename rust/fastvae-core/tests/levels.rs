@@ -122,7 +122,9 @@ fn threads_that_are_started_give_the_same_bits() {
         let distances = [Distance::Gap(0); 6];
         let case = Case { shape, distances, seed: 7, extent: Extent::Ordinary };
         let run = |threads| Execution { level: Level::best(), threads };
-        check_all::<f32>(&case, &[1, 2, 3, 8].map(run));
+        let counts: &[usize] = if cfg!(miri) { &[1, 3] } else { &[1, 2, 3, 8] };
+        let executions: Vec<_> = counts.iter().map(|&threads| run(threads)).collect();
+        check_all::<f32>(&case, &executions);
         let numbers = |threads| {
             let noise = Noise { seed: 7, draw: 0, rows: Rows::From(0) };
             let mut normals = vec![0.0; case.elements()];

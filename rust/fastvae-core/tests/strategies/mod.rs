@@ -19,7 +19,7 @@ pub(crate) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases: wanted.unwrap_or(cases),
         failure_persistence: None,
-        max_shrink_iters: 200,
+        max_shrink_iters: if cfg!(miri) { 0 } else { 200 },
         ..ProptestConfig::default()
     }
 }
