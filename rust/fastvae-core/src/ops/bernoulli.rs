@@ -128,23 +128,29 @@ impl<T: Element, X: Value<T::Math>> Kernel for Backward<'_, T, X> {
 /// Columns for which one logarithm is taken: 64 vectors, so that the product stays below 2^64.
 const BLOCK: usize = 8 * RUN * LANES;
 
-/// The logits of a row, and the data they meet.
+/// The logits of a row, the data they meet, and the logits that are read next.
 #[derive(Clone, Copy)]
 struct Pairs<'a, T, X> {
     logits: &'a [T],
     data: &'a [X],
     observed: Observed<'a, X>,
+    next: &'a [T],
 }
 
 impl<'a, T: Element, X: Value<T::Math>> Pairs<'a, T, X> {
     #[inline(always)]
     fn new(logits: Matrix<'a, T>, observed: Observed<'a, X>, row: usize, span: Span) -> Self {
-        Self { logits: logits.within(row, span), data: observed.within(row, span), observed }
+        let next = logits.within((row + 1).min(logits.rows() - 1), span);
+        Self { logits: logits.within(row, span), data: observed.within(row, span), observed, next }
     }
 
     /// The pairs from a column on.
     #[inline(always)]
     fn at<L: Vectors>(&self, at: usize) -> Side<Vector<T, L>> {
+        // By itself the processor looks ahead no further than the end of a page.
+        if let Some(later) = self.next[at..].first_chunk::<LANES>() {
+            L::prefetch(later);
+        }
         let (logit, x) = (T::load::<L>(self.logits, at), X::load::<L>(self.data, at));
         Side::new(logit, x, self.observed.max(), self.observed.unit())
     }
