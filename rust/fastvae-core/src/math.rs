@@ -35,6 +35,16 @@ fn polynomial<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
     sum
 }
 
+/// Horner's rule, lowest power first.
+#[inline(always)]
+fn series<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
+    let mut sum = V::splat(coefficients[coefficients.len() - 1]);
+    for &coefficient in coefficients.iter().rev().skip(1) {
+        sum = sum.fma(x, V::splat(coefficient));
+    }
+    sum
+}
+
 /// sqrt(-2 ln u) with u = (word + 1/2) / 2^32 rounded to `f32`: the radius of Box-Muller.
 ///
 /// Several vectors go through each step together: one alone waits for its own results.
@@ -132,10 +142,7 @@ pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
     // What r lost in rounding: a quarter of an ulp of the result.
     let lost = n.fma(low, rest.sub(r));
     let square = r.mul(r);
-    let mut q = splat(V::Scalar::EXP_EXCESS[V::Scalar::EXP_EXCESS.len() - 1]);
-    for &coefficient in V::Scalar::EXP_EXCESS.iter().rev().skip(1) {
-        q = q.fma(r, splat(coefficient));
-    }
+    let q = series(r, V::Scalar::EXP_EXCESS);
     let p = r.add(square.fma(q, lost));
     let one = splat(V::Scalar::ONE);
     let value = p.add(one).scale(n);
@@ -146,53 +153,128 @@ pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
     Exponential { reduced: p, exponent: n, value, growth, excess }
 }
 
+/// e^-d, to an ulp, for d from minus [`Scalar::EXP_SATURATES`] on, or NaN: the value that [`exponential`] gives, with
+/// two thirds of its operations.
+#[inline(always)]
+pub(crate) fn decay<V: Floats>(d: V) -> V {
+    let splat = V::splat;
+    let limited = d.at_most(splat(V::Scalar::EXP_SATURATES));
+    let magic = splat(V::Scalar::MAGIC);
+    let n = magic.sub(limited.fma(splat(V::Scalar::LOG2_E), magic));
+    let rest = n.fma(splat(V::Scalar::LN_2_HIGH), limited);
+    let r = n.fma(splat(V::Scalar::LN_2_LOW), rest);
+    series(r, V::Scalar::DECAY).scale(n)
+}
+
+/// log(1 + p) for p >= 0, to an ulp and a half of the result, however small it is.
+#[inline(always)]
+pub(crate) fn log_1p<V: Floats>(p: V) -> V {
+    let splat = V::splat;
+    let one = splat(V::Scalar::ONE);
+    // 1 + p = 2^n (1 + f). The rounded sum only chooses n: f comes from p itself.
+    let n = p.add(one).exponent();
+    let scale = splat(V::Scalar::ZERO).sub(n).power_of_two();
+    let f = p.fma(scale, scale.sub(one));
+    let rest = n.fma(splat(V::Scalar::LN_2_LOW), log_1p_of_unit(f));
+    n.fma(splat(V::Scalar::LN_2_HIGH), rest)
+}
+
 /// log(1 + e) for e in [0, 1], to an ulp and a half of the result.
 ///
 /// With s = e / (2 + e) it is 2 atanh(s), and 2 s = e - s e: only a small part of the result is rounded more than
 /// once.
 #[inline(always)]
-pub(crate) fn log_1p<V: Floats>(e: V) -> V {
+pub(crate) fn log_1p_of_unit<V: Floats>(e: V) -> V {
     let s = e.div(e.add(V::splat(V::Scalar::TWO)));
     let square = s.mul(s);
-    let coefficients = V::Scalar::ATANH_EXCESS;
-    let mut excess = V::splat(coefficients[coefficients.len() - 1]);
-    for &coefficient in coefficients.iter().rev().skip(1) {
-        excess = excess.fma(square, V::splat(coefficient));
-    }
+    let excess = series(square, V::Scalar::ATANH_EXCESS);
     // log(1 + e) = 2 s + s^3 excess = e + s (s^2 excess - e).
     square.fma(excess, V::splat(V::Scalar::ZERO).sub(e)).fma(s, e)
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "what is exact is compared exactly")]
 mod tests {
-    use super::log_1p;
+    use super::{decay, log_1p, log_1p_of_unit};
     use crate::lanes::portable::Portable;
     use crate::lanes::{Floats, LANES, Vectors};
 
     type F32 = <Portable as Vectors>::F32;
     type F64 = <Portable as Vectors>::F64;
 
-    #[test]
-    fn log_1p_is_within_an_ulp_and_a_half() {
+    /// How far apart the bit patterns are that are tried; Miri is slow.
+    const STEP: usize = if cfg!(miri) { 4_999_999 } else { 4999 };
+
+    fn of_float(function: impl Fn(F32) -> F32, x: f32) -> f32 {
+        let mut lanes = [0.0; LANES];
+        function(F32::splat(x)).store(&mut lanes);
+        lanes[0]
+    }
+
+    fn of_double(function: impl Fn(F64) -> F64, x: f64) -> f64 {
+        let mut lanes = [0.0; LANES];
+        function(F64::splat(x)).store(&mut lanes);
+        lanes[0]
+    }
+
+    /// The largest error in ulps of the truth, over floats that lie [`STEP`] bit patterns apart.
+    fn worst(function: impl Fn(F32) -> F32, truth: impl Fn(f64) -> f64, (from, to): (f32, f32)) -> f64 {
         let mut worst = 0.0_f64;
-        for bits in (0..=1.0_f32.to_bits()).step_by(4999) {
-            let e = f32::from_bits(bits);
-            let mut lanes = [0.0; LANES];
-            log_1p(F32::splat(e)).store(&mut lanes);
-            let truth = f64::from(e).ln_1p();
-            let ulp = f64::from((truth as f32).next_up()) - f64::from(truth as f32);
-            worst = worst.max((f64::from(lanes[0]) - truth).abs() / ulp);
+        for bits in (from.to_bits()..=to.to_bits()).step_by(STEP) {
+            let x = f32::from_bits(bits);
+            let truth = truth(f64::from(x));
+            let ulp = f64::from((truth as f32).abs().next_up()) - f64::from((truth as f32).abs());
+            worst = worst.max((f64::from(of_float(&function, x)) - truth).abs() / ulp);
         }
-        assert!(worst < 1.5, "{worst}");
+        worst
     }
 
     #[test]
-    fn log_1p_of_doubles_is_within_two_ulps() {
-        for i in 0..=100_000 {
+    fn decay_is_within_an_ulp() {
+        let truth = |d: f64| (-d).exp();
+        // Down to the subnormal numbers, whose ulp is a step.
+        assert!(worst(decay, truth, (0.0, 120.0)) <= 1.0);
+        assert!(worst(decay, truth, (-0.0, -88.0)) <= 1.0);
+        assert_eq!(of_float(decay, 0.0), 1.0);
+        assert_eq!([104.0, 1e5, f32::MAX, f32::INFINITY].map(|d| of_float(decay, d)), [0.0; 4]);
+        assert_eq!([-89.0, -110.0].map(|d| of_float(decay, d)), [f32::INFINITY; 2]);
+        assert!(of_float(decay, f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn decay_of_doubles_is_within_two_ulps() {
+        for i in (-70_000..=74_000).step_by(STEP / 999) {
+            let d = f64::from(i) / 100.0;
+            let truth = (-d).exp();
+            let error = (of_double(decay, d) - truth).abs();
+            assert!(error <= 2.0 * f64::EPSILON * truth + f64::from_bits(1), "{d}");
+        }
+        assert_eq!(of_double(decay, 0.0), 1.0);
+        assert_eq!([746.0, f64::MAX, f64::INFINITY].map(|d| of_double(decay, d)), [0.0; 3]);
+        assert!(of_double(decay, f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn log_1p_is_within_an_ulp_and_a_half() {
+        assert!(worst(log_1p_of_unit, f64::ln_1p, (0.0, 1.0)) < 1.5);
+        // As far as the products of a Bernoulli likelihood go.
+        assert!(worst(log_1p, f64::ln_1p, (0.0, 64.0_f32.exp2())) < 1.5);
+        assert_eq!(of_float(log_1p, 0.0), 0.0);
+        assert!(of_float(log_1p, f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn log_1p_of_doubles_is_within_three_ulps() {
+        for i in (-240_000..=64_000).step_by(STEP / 999) {
+            let p = (f64::from(i) / 1000.0).exp2();
+            assert!((of_double(log_1p, p) - p.ln_1p()).abs() <= 3.0 * f64::EPSILON * p.ln_1p(), "{p}");
+        }
+        for i in (0..=100_000).step_by(STEP / 999) {
             let e = f64::from(i) / 100_000.0;
-            let mut lanes = [0.0; LANES];
-            log_1p(F64::splat(e)).store(&mut lanes);
-            assert!((lanes[0] - e.ln_1p()).abs() <= 2.0 * f64::EPSILON * e.ln_1p(), "{e}");
+            assert!(
+                (of_double(log_1p_of_unit, e) - e.ln_1p()).abs() <= 2.0 * f64::EPSILON * e.ln_1p(),
+                "{e}"
+            );
         }
     }
 }

@@ -264,6 +264,47 @@ proptest! {
     }
 }
 
+/// -log p in `f64`: the sum over elements of which each is at least 0.
+fn cost<'a>(logits: impl Iterator<Item = &'a f64>, data: &[u8]) -> f64 {
+    let of_one = |(&l, &x): (&f64, &u8)| {
+        let against = f64::from(if l > 0.0 { 255 - x } else { x }) / 255.0;
+        l.abs() * against + (-l.abs()).exp().ln_1p()
+    };
+    let all: Vec<f64> = logits.zip(data).map(of_one).collect();
+    // In parts: added to one after the other, thousands would cost `f64` more digits than the kernel loses.
+    all.chunks(64).map(|part| part.iter().sum::<f64>()).sum()
+}
+
+#[test]
+fn a_sum_is_as_right_as_its_terms() {
+    // From rows that are all but certain, whose cost is a sum of tiny numbers, to ones of which nothing is known.
+    let logit = |size: f64, i: usize| {
+        size + (noise::fold_in(7, i as u64) as f64 / 2_f64.powi(64) - 0.5) * size.min(4.0)
+    };
+    let most = if cfg!(miri) { 300 } else { 40_000 };
+    let columns = [1, 2, 16, 100, 128, 129, 300, 784, 1024, 1025, 3000, 16_384, 40_000];
+    for columns in columns.into_iter().filter(|&columns| columns <= most) {
+        for size in [0.0, 1e-3, 0.1, 1.0, 4.0, 9.0, 16.0, 40.0, 80.0] {
+            for certain in [true, false] {
+                let logits: Vec<f64> = (0..columns).map(|i| f64::from(logit(size, i) as f32)).collect();
+                let narrow: Vec<f32> = logits.iter().map(|&l| l as f32).collect();
+                let data = if certain { vec![255; columns] } else { bytes(columns, 9) };
+                let observed = Observed { values: Matrix::contiguous(&data, 1, columns), max: 255 };
+                let (mut of_floats, mut of_doubles) = ([0.0_f32], [0.0_f64]);
+                let matrix = Matrix::contiguous(&narrow, 1, columns);
+                ops::bernoulli_forward(alone(), matrix, observed, KlTarget::Rows(&mut of_floats));
+                let matrix = Matrix::contiguous(&logits, 1, columns);
+                ops::bernoulli_forward(alone(), matrix, observed, KlTarget::Rows(&mut of_doubles));
+                let truth = cost(logits.iter(), &data);
+                let error = (f64::from(of_floats[0]) + truth).abs() / truth;
+                assert!(error <= 2e-7, "{columns} columns, logits of {size}, certain {certain}: {error}");
+                let error = (of_doubles[0] + truth).abs() / truth;
+                assert!(error <= 4e-15, "{columns} columns of doubles, logits of {size}, {certain}: {error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_kernels_in_double_precision() {
     let logits: Vec<f64> = (0..4001).map(|i| f64::from(i - 2000) / 40.0).collect();

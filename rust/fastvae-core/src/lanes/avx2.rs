@@ -202,6 +202,12 @@ impl Floats for F32 {
     }
 
     #[inline(always)]
+    fn exponent(self) -> Self {
+        let exponents = U32::from_bits(self).shift_right::<23>().sub(U32::splat(127));
+        exponents.signed_to_floats()
+    }
+
+    #[inline(always)]
     fn power_of_two(self) -> Self {
         F32([power(integer(self.0[0])), power(integer(self.0[1]))])
     }

@@ -171,6 +171,11 @@ impl Floats for F32 {
     }
 
     #[inline(always)]
+    fn exponent(self) -> Self {
+        Self(pure!(_mm512_getexp_ps(self.0)))
+    }
+
+    #[inline(always)]
     fn power_of_two(self) -> Self {
         Self::splat(1.0).scale(self)
     }

@@ -56,6 +56,8 @@ pub trait Scalar:
     const EXACT_EXPONENT: Self;
     /// (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], lowest power first.
     const EXP_EXCESS: &'static [Self];
+    /// e^-r on [-ln 2 / 2, ln 2 / 2], lowest power first.
+    const DECAY: &'static [Self];
     /// (2 atanh(s) / s - 2) / s^2 in powers of s^2 on [0, 1/9], lowest power first.
     const ATANH_EXCESS: &'static [Self];
 
@@ -71,6 +73,8 @@ pub trait Scalar:
     fn power_of_two(self) -> Self;
     /// 2^floor(n / 2) and 2^(n - floor(n / 2)), likewise.
     fn power_of_two_halves(self) -> (Self, Self);
+    /// floor(log2(self)) for positive normal numbers, likewise.
+    fn exponent(self) -> Self;
 }
 
 impl Scalar for f32 {
@@ -92,6 +96,15 @@ impl Scalar for f32 {
         0.00833331048488617,
         0.0013933731243014336,
         0.000198910798644647,
+    ];
+    const DECAY: &'static [Self] = &[
+        1.0,
+        -1.0,
+        0.4999999403953552,
+        -0.1666652113199234,
+        0.04166838899254799,
+        -0.00836874544620514,
+        0.0013814540579915047,
     ];
     const ATANH_EXCESS: &'static [Self] =
         &[0.6666666865348816, 0.3999970555305481, 0.285923570394516, 0.2170657515525818, 0.23224329948425293];
@@ -121,6 +134,11 @@ impl Scalar for f32 {
         // The sum with MAGIC holds the integer in its low bits: a saturating cast costs several times this.
         let n = (self + Self::MAGIC).to_bits().wrapping_sub(Self::MAGIC.to_bits());
         Self::from_bits(n.wrapping_add(127) << 23)
+    }
+
+    #[inline(always)]
+    fn exponent(self) -> Self {
+        ((self.to_bits() >> 23) as i32 - 127) as Self
     }
 
     #[inline(always)]
@@ -158,6 +176,20 @@ impl Scalar for f64 {
         2.087672883357504e-09,
         1.6088982142011205e-10,
         1.1489455198383585e-11,
+    ];
+    const DECAY: &'static [Self] = &[
+        1.0,
+        -1.0,
+        0.5000000000000011,
+        -0.1666666666666641,
+        0.041666666666529725,
+        -0.008333333333494976,
+        0.0013888888943759984,
+        -0.00019841269505773806,
+        2.480149294961707e-05,
+        -2.755758680384707e-06,
+        2.7630306255647857e-07,
+        -2.500001885308334e-08,
     ];
     const ATANH_EXCESS: &'static [Self] = &[
         0.6666666666666666,
@@ -197,6 +229,11 @@ impl Scalar for f64 {
         // The sum with MAGIC holds the integer in its low bits: a saturating cast costs several times this.
         let n = (self + Self::MAGIC).to_bits().wrapping_sub(Self::MAGIC.to_bits());
         Self::from_bits(n.wrapping_add(1023) << 52)
+    }
+
+    #[inline(always)]
+    fn exponent(self) -> Self {
+        ((self.to_bits() >> 52) as i64 - 1023) as Self
     }
 
     #[inline(always)]
@@ -249,6 +286,8 @@ pub trait Floats: Copy {
     fn select_within(self, limit: Self, yes: Self, no: Self) -> Self;
     /// `yes` where `self > other`, `no` elsewhere and for NaN.
     fn select_above(self, other: Self, yes: Self, no: Self) -> Self;
+    /// floor(log2(self)) for positive normal lanes.
+    fn exponent(self) -> Self;
     /// 2^n for integral lanes in the range of normal numbers.
     fn power_of_two(self) -> Self;
     /// `self * 2^n` for integral lanes of `n`, rounded once, also where 2^n itself is no normal number.

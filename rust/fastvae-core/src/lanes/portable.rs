@@ -140,6 +140,11 @@ impl<T: Scalar> Floats for Lanes<T> {
     }
 
     #[inline(always)]
+    fn exponent(self) -> Self {
+        Self(self.0.map(T::exponent))
+    }
+
+    #[inline(always)]
     fn power_of_two(self) -> Self {
         Self(from_fn(|i| self.0[i].power_of_two()))
     }

@@ -6,7 +6,7 @@ use super::{KlGrad, KlPiece, KlTarget, check_grad, check_target, distribute, fin
 use crate::element::{Element, Vector};
 use crate::lanes::{Floats, LANES, Scalar, Vectors, first, store};
 use crate::level::{Kernel, dispatch};
-use crate::math::exponential;
+use crate::math::decay;
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
 
@@ -227,7 +227,8 @@ impl<V: Floats> Spread<V> {
     #[inline(always)]
     fn new(logvar: V) -> Self {
         // Its square would overflow half an exponent range earlier.
-        let inverse = exponential(logvar.mul(V::splat(V::Scalar::ZERO - V::Scalar::HALF))).value;
+        let least = V::splat(V::Scalar::ZERO - V::Scalar::EXP_SATURATES);
+        let inverse = decay(logvar.mul(V::splat(V::Scalar::HALF)).at_least(least));
         Self { logvar, inverse }
     }
 }

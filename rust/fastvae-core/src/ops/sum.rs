@@ -32,6 +32,12 @@ impl<V: Floats> Sum<V> {
         }
     }
 
+    /// Adds a vector that is the sum of a run already.
+    #[inline(always)]
+    pub(super) fn add_run(&mut self, run: V) {
+        run.add_to(&mut self.total);
+    }
+
     #[inline(always)]
     fn flush(&mut self) {
         self.run.add_to(&mut self.total);
