@@ -374,6 +374,33 @@ def test_a_skipped_step_is_as_if_it_had_not_been():
     assert_same(disturbed, trained([1.0, 2.0, 3.0])[1])
 
 
+def test_a_parameter_counts_the_steps_in_which_it_has_a_gradient():
+    """As torch's own Adam does: one that is used now and then is not corrected as if it were old."""
+    from fastvae.training.optimizer import CautiousAdam
+
+    def trained(step_of):
+        model = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)])
+        for layer in model:
+            nn.init.constant_(layer.weight, 0.5)
+        step = step_of(model)
+        for used in (2, 1, 1, 2, 1):
+            step(sum(layer(torch.tensor([1.0, 2.0])).square().sum() for layer in model[:used]))
+        return model.state_dict()
+
+    def torchs(model):
+        adam = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1, fused=True)
+
+        def step(loss):
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+        return step
+
+    own = trained(lambda model: CautiousAdam(model, learning_rate=0.1, weight_decay=0.1).step)
+    assert_same(own, trained(torchs))
+
+
 def test_an_epoch_without_a_finite_step_stops_with_an_explanation():
     with pytest.raises(NonFiniteError, match=r"epoch 1: 4 of 4 steps .*Training stopped"):
         run(TABLE, encoder=Explosive(-100), validation=None, hidden_dims=None)

@@ -58,7 +58,7 @@ class EpochTotals:
         self.steps = 0
 
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
-        """Add a batch, or only count it where its step was skipped (a boolean scalar)."""
+        """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0)."""
         # Summed together later: on small networks each operation takes as long as a layer.
         self._pending.append((terms.recon.detach(), terms.kl.detach(), skipped))
         self.steps += 1
@@ -69,7 +69,7 @@ class EpochTotals:
         for samples, steps in itertools.groupby(self._pending, lambda step: len(step[0])):
             recon, kl, skipped = zip(*steps, strict=True)
             terms = torch.stack((*recon, *kl)).sum(1, dtype=self._dtype).view(2, -1)
-            kept = ~torch.stack(skipped)
+            kept = torch.stack(skipped) == 0
             # Not a product: what was skipped may be infinite.
             terms = torch.where(kept, terms, terms.new_zeros(())).sum(1)
             count = kept.sum(dtype=self._dtype)

@@ -55,12 +55,8 @@ class CautiousAdam:
                 step = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state = _State(parameter, zero, zero.clone(), step)
                 own = name.startswith("likelihood.")
-                group = (
-                    _Group([], LIKELIHOOD_RATE * learning_rate, 0.0)
-                    if own
-                    else _Group([], learning_rate, weight_decay)
-                )
-                groups.setdefault((own, parameter.dtype), group).states.append(state)
+                rates = (LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay)
+                groups.setdefault((own, parameter.dtype), _Group([], *rates)).states.append(state)
                 self._states.append(state)
         self._groups = list(groups.values())
 
@@ -75,16 +71,18 @@ class CautiousAdam:
         Returns
         -------
         Tensor
-            Whether the step was skipped: a boolean scalar on the device.
+            1 if the step was skipped, else 0: a float32 scalar on the device.
         """
         for state in self._states:
             state.parameter.grad = None
         loss.backward()
         with torch.no_grad():
-            found_inf = _found_inf([loss.detach(), *_gradients(self._states)])
-            counted = 1 - found_inf
+            skipped = _found_inf([loss.detach(), *_gradients(self._states)])
+            counted = 1 - skipped
             for states, learning_rate, weight_decay in self._groups:
                 used = [state for state in states if state.parameter.grad is not None]
+                if not used:
+                    continue
                 steps = [state.step for state in used]
                 torch._foreach_add_(steps, counted)
                 # The kernel itself: on small networks `torch.optim` takes as long around it as it takes.
@@ -95,7 +93,7 @@ class CautiousAdam:
                     [state.square for state in used],
                     [],
                     steps,
-                    found_inf=found_inf,
+                    found_inf=skipped,
                     amsgrad=False,
                     beta1=BETA1,
                     beta2=BETA2,
@@ -104,7 +102,7 @@ class CautiousAdam:
                     eps=EPSILON,
                     maximize=False,
                 )
-        return found_inf.bool()
+        return skipped
 
 
 def _found_inf(tensors: list[Tensor]) -> Tensor:
