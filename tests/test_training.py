@@ -325,6 +325,30 @@ def test_a_threshold_makes_the_encoder_see_binary_pixels():
     assert torch.equal(result.encode(PIXELS), result.encode((PIXELS > 0.5).astype(np.float32)))
 
 
+def test_totals_are_means_over_the_samples_of_steps_that_counted():
+    """However many steps wait to be summed, and whatever the size of the last batch is."""
+    from fastvae.models import Terms
+    from fastvae.training.history import MOST_PENDING, EpochTotals
+
+    totals, kept = EpochTotals(torch.device("cpu")), []
+    for step in range(2 * MOST_PENDING + 5):
+        terms = Terms(torch.randn(3 if step % 50 == 49 else 8), torch.rand(3 if step % 50 == 49 else 8))
+        skipped = step % 7 == 3
+        if skipped:
+            terms.recon[0] = -torch.inf
+        else:
+            kept.append(terms)
+        totals.add(terms, torch.tensor(float(skipped)))
+        if step % 20 == 0:
+            totals.read()
+    means = totals.read()
+    recon, kl = (torch.cat(values).double() for values in zip(*kept, strict=True))
+    assert means.samples == len(recon)
+    assert means.skipped_steps == totals.steps - len(kept)
+    assert means.recon == pytest.approx(float(recon.mean()), rel=1e-12)
+    assert means.kl == pytest.approx(float(kl.mean()), rel=1e-12)
+
+
 # Non-finite numbers
 
 

@@ -2,7 +2,8 @@
 //!
 //! Tensors arrive as integers: the address of the first element and the distance of rows, in elements. The
 //! caller (`fastvae.ops.*.cpu`) holds the tensors for the length of the call and has checked their storage;
-//! [`memory`] checks what can be checked here before it forms a slice.
+//! [`memory`] checks what can be checked here before it forms a slice. The functions of [`operations::plain`] take
+//! the tensors themselves: [`exchange`] reads and checks them.
 
 mod exchange;
 mod memory;
