@@ -38,13 +38,7 @@ def calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple]:
         "reparametrize_backward": (reparametrize.schema.reparametrize_backward, grad_z, logvar, *noise),
         "bernoulli, bytes": (bernoulli_log_prob.schema.bernoulli_log_prob, mu, pixels, 255, 1),
         "bernoulli, bool": (bernoulli_log_prob.schema.bernoulli_log_prob, mu, pixels > 99, 1, 1),
-        "bernoulli, shared": (
-            bernoulli_log_prob.schema.bernoulli_log_prob,
-            mu,
-            pixels[0].to(dtype) / 255,
-            1,
-            1,
-        ),
+        "bernoulli, floats": (bernoulli_log_prob.schema.bernoulli_log_prob, mu, pixels.to(dtype) / 255, 1, 1),
         "bernoulli_backward": (
             bernoulli_log_prob.schema.bernoulli_log_prob_backward,
             torch.randn(6).to(dtype),
@@ -218,7 +212,7 @@ def test_arguments_that_are_not_plain(arguments):
         (torch.zeros(6, 18), 255, 1),
         (torch.zeros(6, 18).double(), 1, 1),
         (torch.zeros(5, 18), 1, 1),
-        (torch.zeros(18), 1, 2),
+        (torch.zeros(18), 1, 1),
         (torch.zeros(6, 18), 1, 0),
     ],
 )

@@ -10,9 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyCapsule, PyDict, PyTuple};
 use std::ffi::{CStr, c_int, c_void};
-use std::mem::MaybeUninit;
-use std::ptr::NonNull;
-use std::slice;
+use std::{ptr, slice};
 
 /// The attribute of a tensor type, and the name of the capsule in it.
 const ATTRIBUTE: &str = "__dlpack_c_exchange_api__";
@@ -59,6 +57,21 @@ struct DlTensor {
     shape: *const i64,
     strides: *const i64,
     byte_offset: u64,
+}
+
+impl DlTensor {
+    const NOTHING: Self = Self {
+        data: ptr::null_mut(),
+        device_type: 0,
+        device_id: 0,
+        axes: 0,
+        code: 0,
+        bits: 0,
+        lanes: 0,
+        shape: ptr::null(),
+        strides: ptr::null(),
+        byte_offset: 0,
+    };
 }
 
 /// `kDLCPU`.
@@ -186,16 +199,13 @@ impl<'a, 'py> Plain<'a, 'py> {
         if of != torch.tensor.as_ptr().cast() && of != torch.parameter.as_ptr().cast() {
             return None;
         }
-        let mut described = MaybeUninit::<DlTensor>::uninit();
-        // SAFETY: `object` has the type whose API this is, or is derived from it without changing how it is stored; the
-        // interpreter is held; the function fills the description wherever it gives 0.
-        let described = unsafe {
-            if (torch.describe)(object.as_ptr(), described.as_mut_ptr()) != 0 {
-                drop(PyErr::take(py));
-                return None;
-            }
-            described.assume_init()
-        };
+        let mut described = DlTensor::NOTHING;
+        // SAFETY: `object` has the type whose API this is, or one derived from it that is stored the same way; the
+        // interpreter is held, and the description outlives the call.
+        if unsafe { (torch.describe)(object.as_ptr(), &raw mut described) } != 0 {
+            drop(PyErr::take(py));
+            return None;
+        }
         let axes = usize::try_from(described.axes).ok().filter(|&axes| axes <= MOST_AXES)?;
         let kind = Kind::new(described.code, described.bits, described.lanes)?;
         let address = described.data.expose_provenance();
@@ -208,15 +218,13 @@ impl<'a, 'py> Plain<'a, 'py> {
         }
         let mut plain = Self { object, kind, address, axes, shape: [1; MOST_AXES], strides: [0; MOST_AXES] };
         if axes > 0 {
-            let (shape, strides) =
-                (NonNull::new(described.shape.cast_mut())?, NonNull::new(described.strides.cast_mut())?);
+            if described.shape.is_null() || described.strides.is_null() {
+                return None;
+            }
             // SAFETY: both have a number for each axis, and live while the tensor is not changed, which takes the
             // interpreter; they are copied before it is let go.
             let (shape, strides) = unsafe {
-                (
-                    slice::from_raw_parts(shape.as_ptr().cast_const(), axes),
-                    slice::from_raw_parts(strides.as_ptr().cast_const(), axes),
-                )
+                (slice::from_raw_parts(described.shape, axes), slice::from_raw_parts(described.strides, axes))
             };
             for axis in 0..axes {
                 plain.shape[axis] = usize::try_from(shape[axis]).ok().filter(|&size| size > 0)?;
@@ -233,7 +241,7 @@ impl<'a, 'py> Plain<'a, 'py> {
         }
         // SAFETY: the address is aligned and within the storage of a tensor that the caller holds, and nobody writes to
         // it while the interpreter is held.
-        Some(unsafe { std::ptr::with_exposed_provenance::<i64>(self.address).read() })
+        Some(unsafe { ptr::with_exposed_provenance::<i64>(self.address).read() })
     }
 
     pub(crate) fn shape(&self) -> &[usize] {

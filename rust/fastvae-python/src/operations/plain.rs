@@ -303,8 +303,7 @@ pub(crate) fn plain_reparametrize_kl_backward<'py>(
     Ok(grads.and_then(|(grad_mu, grad_logvar)| Some((grad_mu?, grad_logvar))))
 }
 
-/// The data of a likelihood in rows, shared by all leading axes of the parameters that it has not, and what stands for
-/// 1 in bytes (0: floats).
+/// The data of a likelihood in rows, one for each of the parameters, and what stands for 1 in bytes (0: floats).
 fn observed(
     target: &Bound<'_, PyAny>,
     target_max: u8,
@@ -318,7 +317,7 @@ fn observed(
         kind if kind == parameters.kind && target_max == 1 => 0,
         _ => return None,
     };
-    if !parameters.shape().ends_with(target.shape()) {
+    if parameters.shape() != target.shape() {
         return None;
     }
     let rows = target.rows(event_dims)?;
