@@ -326,11 +326,11 @@ def test_a_threshold_makes_the_encoder_see_binary_pixels():
 
 
 def test_totals_are_means_over_the_samples_of_steps_that_counted():
-    """However many steps wait to be summed, and whatever the size of the last batch is."""
+    """However many steps wait, whatever the size of the last batch is, and whoever looks between."""
     from fastvae.models import Terms
     from fastvae.training.history import MOST_PENDING, EpochTotals
 
-    totals, kept = EpochTotals(torch.device("cpu")), []
+    totals, unread, kept = EpochTotals(torch.device("cpu")), EpochTotals(torch.device("cpu")), []
     for step in range(2 * MOST_PENDING + 5):
         terms = Terms(torch.randn(3 if step % 50 == 49 else 8), torch.rand(3 if step % 50 == 49 else 8))
         skipped = step % 7 == 3
@@ -338,10 +338,12 @@ def test_totals_are_means_over_the_samples_of_steps_that_counted():
             terms.recon[0] = -torch.inf
         else:
             kept.append(terms)
-        totals.add(terms, torch.tensor(float(skipped)))
+        for each in (totals, unread):
+            each.add(terms, torch.tensor(float(skipped)))
         if step % 20 == 0:
             totals.read()
     means = totals.read()
+    assert means == unread.read()
     recon, kl = (torch.cat(values).double() for values in zip(*kept, strict=True))
     assert means.samples == len(recon)
     assert means.skipped_steps == totals.steps - len(kept)

@@ -63,9 +63,12 @@ class EpochTotals:
         self._pending.append((terms.recon.detach(), terms.kl.detach(), skipped))
         self.steps += 1
         if len(self._pending) == MOST_PENDING:
-            self._sum_pending()
+            self._sums += self._pending_sums()
+            self._pending.clear()
 
-    def _sum_pending(self) -> None:
+    def _pending_sums(self) -> Tensor:
+        """The recon, the KL, the number of samples and that of steps among what waits."""
+        sums = torch.zeros_like(self._sums)
         for samples, steps in itertools.groupby(self._pending, lambda step: len(step[0])):
             recon, kl, skipped = zip(*steps, strict=True)
             terms = torch.stack((*recon, *kl)).sum(1, dtype=self._dtype).view(2, -1)
@@ -73,13 +76,13 @@ class EpochTotals:
             # Not a product: what was skipped may be infinite.
             terms = torch.where(kept, terms, terms.new_zeros(())).sum(1)
             count = kept.sum(dtype=self._dtype)
-            self._sums += torch.stack((*terms, count * samples, count))
-        self._pending.clear()
+            sums += torch.stack((*terms, count * samples, count))
+        return sums
 
     def read(self) -> Means:
         """Wait for the device and give the averages; NaN where every step was skipped."""
-        self._sum_pending()
-        recon, kl, samples, kept = self._sums.tolist()
+        # What waits goes on waiting: the order of the sum must not depend on who looks when.
+        recon, kl, samples, kept = (self._sums + self._pending_sums()).tolist()
         skipped = self.steps - int(kept)
         if samples == 0:
             return Means(math.nan, math.nan, 0, skipped)
