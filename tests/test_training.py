@@ -325,6 +325,32 @@ def test_a_threshold_makes_the_encoder_see_binary_pixels():
     assert torch.equal(result.encode(PIXELS), result.encode((PIXELS > 0.5).astype(np.float32)))
 
 
+def test_totals_are_means_over_the_samples_of_steps_that_counted():
+    """However many steps wait, whatever the size of the last batch is, and whoever looks between."""
+    from fastvae.models import Terms
+    from fastvae.training.history import MOST_PENDING, EpochTotals
+
+    totals, unread, kept = EpochTotals(torch.device("cpu")), EpochTotals(torch.device("cpu")), []
+    for step in range(2 * MOST_PENDING + 5):
+        terms = Terms(torch.randn(3 if step % 50 == 49 else 8), torch.rand(3 if step % 50 == 49 else 8))
+        skipped = step % 7 == 3
+        if skipped:
+            terms.recon[0] = -torch.inf
+        else:
+            kept.append(terms)
+        for each in (totals, unread):
+            each.add(terms, torch.tensor(float(skipped)))
+        if step % 20 == 0:
+            totals.read()
+    means = totals.read()
+    assert means == unread.read()
+    recon, kl = (torch.cat(values).double() for values in zip(*kept, strict=True))
+    assert means.samples == len(recon)
+    assert means.skipped_steps == totals.steps - len(kept)
+    assert means.recon == pytest.approx(float(recon.mean()), rel=1e-12)
+    assert means.kl == pytest.approx(float(kl.mean()), rel=1e-12)
+
+
 # Non-finite numbers
 
 
@@ -372,6 +398,33 @@ def test_a_skipped_step_is_as_if_it_had_not_been():
     skipped, disturbed = trained([1.0, nan, 2.0, inf, 3.0])
     assert skipped == [False, True, False, True, False]
     assert_same(disturbed, trained([1.0, 2.0, 3.0])[1])
+
+
+def test_a_parameter_counts_the_steps_in_which_it_has_a_gradient():
+    """As torch's own Adam does: one that is used now and then is not corrected as if it were old."""
+    from fastvae.training.optimizer import CautiousAdam
+
+    def trained(step_of):
+        model = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)])
+        for layer in model:
+            nn.init.constant_(layer.weight, 0.5)
+        step = step_of(model)
+        for used in (2, 1, 1, 2, 1):
+            step(sum(layer(torch.tensor([1.0, 2.0])).square().sum() for layer in model[:used]))
+        return model.state_dict()
+
+    def torchs(model):
+        adam = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1, fused=True)
+
+        def step(loss):
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+        return step
+
+    own = trained(lambda model: CautiousAdam(model, learning_rate=0.1, weight_decay=0.1).step)
+    assert_same(own, trained(torchs))
 
 
 def test_an_epoch_without_a_finite_step_stops_with_an_explanation():

@@ -1,6 +1,9 @@
 # Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: addresses are trusted.
 
+from types import ModuleType
 from typing import Final
+
+from torch import Tensor, dtype
 
 __all__ = [
     "__version__",
@@ -19,16 +22,28 @@ __all__ = [
     "log_weight_forward",
     "normal",
     "permutation",
+    "plain_bernoulli_log_prob",
+    "plain_bernoulli_log_prob_backward",
+    "plain_gather_batch",
+    "plain_gaussian_kl",
+    "plain_gaussian_kl_backward",
+    "plain_latent",
+    "plain_reparametrize",
+    "plain_reparametrize_backward",
+    "plain_reparametrize_kl",
+    "plain_reparametrize_kl_backward",
     "prior_backward",
     "prior_forward",
     "simd_level",
     "uniform",
+    "use_torch_tensors",
     "use_torch_threads",
 ]
 
 __version__: Final[str]
 
 def use_torch_threads(torch_parallel_for: int) -> None: ...
+def use_torch_tensors(torch: ModuleType) -> bool: ...
 def levels() -> list[str]: ...
 def simd_level() -> str: ...
 def fold_in(seed: int, tag: int) -> int: ...
@@ -205,3 +220,71 @@ def gaussian_backward(
     grads: tuple[int, int],
     threads: int,
 ) -> None: ...
+
+# These give None, with nothing done, for tensors that are not plain: see fastvae.ops.library.raw.
+def plain_latent(
+    mu: object, logvar: object, event_dims: object, draw: object, row_offset: object
+) -> bool: ...
+def plain_reparametrize(
+    mu: object, logvar: object, seed: object, draw: int, row_offset: int, event_dims: int
+) -> Tensor | None: ...
+def plain_reparametrize_backward(
+    grad_z: object, logvar: object, seed: object, draw: int, row_offset: int, event_dims: int
+) -> Tensor | None: ...
+def plain_gaussian_kl(
+    mu: object,
+    logvar: object,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> Tensor | None: ...
+def plain_gaussian_kl_backward(
+    grad_kl: object,
+    mu: object,
+    logvar: object,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> tuple[Tensor, Tensor] | None: ...
+def plain_reparametrize_kl(
+    mu: object,
+    logvar: object,
+    seed: object,
+    draw: int,
+    row_offset: int,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> tuple[Tensor, Tensor] | None: ...
+def plain_reparametrize_kl_backward(
+    grad_z: object,
+    grad_kl: object,
+    mu: object,
+    logvar: object,
+    seed: object,
+    draw: int,
+    row_offset: int,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> tuple[Tensor, Tensor] | None: ...
+def plain_bernoulli_log_prob(
+    logits: object, target: object, target_max: int, event_dims: int
+) -> Tensor | None: ...
+def plain_bernoulli_log_prob_backward(
+    grad: object, logits: object, target: object, target_max: int, event_dims: int
+) -> Tensor | None: ...
+def plain_gather_batch(
+    data: object,
+    index: object,
+    rows: object | None,
+    seed: object | None,
+    draw: int,
+    data_max: float | None,
+    binarize: str,
+    dtype: dtype,
+) -> Tensor | None: ...

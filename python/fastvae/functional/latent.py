@@ -6,8 +6,10 @@ import math
 import numbers
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
+from fastvae import _core
 from fastvae.ops import gaussian_kl as _gaussian_kl
 from fastvae.ops import reparametrize as _reparametrize
 from fastvae.ops import reparametrize_kl as _reparametrize_kl
@@ -89,17 +91,10 @@ def reparametrize(
     ----------
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equations 4 and 10.
     """
-    name = "reparametrize"
-    mu, logvar = check_latent(name, mu, logvar)
-    event_dims = check_event_dims(name, mu.shape, event_dims)
-    arguments = (
-        mu,
-        logvar,
-        seed_tensor(seed, mu.device),
-        check_index(name, "draw", draw, 2**32),
-        check_index(name, "row_offset", row_offset, 2**63),
-        event_dims,
+    mu, logvar, event_dims, draw, row_offset = _check_arguments(
+        "reparametrize", mu, logvar, event_dims, draw, row_offset
     )
+    arguments = (mu, logvar, seed_tensor(seed, mu.device), draw, row_offset, event_dims)
     match route(mu, logvar):
         case Route.RAW:
             return raw(_reparametrize.schema.reparametrize, *arguments)
@@ -172,8 +167,7 @@ def gaussian_kl(
     15, for free bits, here with the KL of each sample.
     """
     name = "gaussian_kl"
-    mu, logvar = check_latent(name, mu, logvar)
-    event_dims = check_event_dims(name, mu.shape, event_dims)
+    mu, logvar, event_dims, _, _ = _check_arguments(name, mu, logvar, event_dims)
     kind = _check_reduction(name, reduction)
     floor = _check_free_bits(name, free_bits, group_size, mu, event_dims, reduction)
     if prior_mu is None and prior_logvar is None:
@@ -231,14 +225,15 @@ def reparametrize_kl(
         As :func:`reparametrize` and :func:`gaussian_kl`.
     """
     name = "reparametrize_kl"
-    mu, logvar = check_latent(name, mu, logvar)
-    event_dims = check_event_dims(name, mu.shape, event_dims)
+    mu, logvar, event_dims, draw, row_offset = _check_arguments(
+        name, mu, logvar, event_dims, draw, row_offset
+    )
     arguments = (
         mu,
         logvar,
         seed_tensor(seed, mu.device),
-        check_index(name, "draw", draw, 2**32),
-        check_index(name, "row_offset", row_offset, 2**63),
+        draw,
+        row_offset,
         event_dims,
         _check_reduction(name, reduction),
         *_check_free_bits(name, free_bits, group_size, mu, event_dims, reduction),
@@ -253,6 +248,18 @@ def reparametrize_kl(
     return z, _scale(kl, mu, event_dims, reduction)
 
 
+def _check_arguments(
+    name: str, mu: Tensor, logvar: Tensor, event_dims: int, draw: int = 0, row_offset: int = 0
+) -> tuple[Tensor, Tensor, int, int, int]:
+    """The latent and the numbers that every operation takes, checked."""
+    if torch.compiler.is_compiling() or not _core.plain_latent(mu, logvar, event_dims, draw, row_offset):
+        mu, logvar = check_latent(name, mu, logvar)
+        event_dims = check_event_dims(name, mu.shape, event_dims)
+        draw = check_index(name, "draw", draw, 2**32)
+        row_offset = check_index(name, "row_offset", row_offset, 2**63)
+    return mu, logvar, event_dims, draw, row_offset
+
+
 def _check_reduction(name: str, reduction: str) -> str:
     try:
         return _REDUCTIONS[reduction]
@@ -265,6 +272,8 @@ def _check_free_bits(
     name: str, free_bits: float, group_size: int, mu: Tensor, event_dims: int, reduction: str
 ) -> tuple[float, int] | tuple[()]:
     """The arguments that an operator takes for free bits: none where nothing is free."""
+    if type(free_bits) is float and not free_bits and type(group_size) is int and group_size == 1:
+        return ()  # as it nearly always is
     if group_size != 1 or isinstance(group_size, bool | float):
         group_size = as_integer(name, "group_size", group_size)
         columns = rows_columns(mu.shape, event_dims)[1]
@@ -285,8 +294,6 @@ def _check_free_bits(
 
 
 def _as_number(name: str, free_bits: object) -> float:
-    if type(free_bits) is float:  # as it nearly always is; the question below costs more
-        return free_bits
     if isinstance(free_bits, bool) or not isinstance(free_bits, numbers.Real):
         raise TypeError(f"{name}: free_bits must be a number, got {describe(free_bits)}")
     return float(free_bits)

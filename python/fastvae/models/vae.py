@@ -156,6 +156,8 @@ class VAE(nn.Module):
         decoded = self.decoder(z)
         maps = self.likelihood.maps
         per_sample = self.input_shape if maps == 1 else (maps, *self.input_shape)
+        if isinstance(decoded, Tensor) and decoded.shape == (len(z), *per_sample):
+            return decoded
         flat = (math.prod(per_sample),)
         if isinstance(decoded, tuple | list) and len(decoded) == maps == 2:
             decoded = torch.stack([map_.reshape(len(z), *self.input_shape) for map_ in decoded], 1)

@@ -13,14 +13,18 @@ Each operation lives in a folder of its own with one job per file:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch._C._autograd import _profiler_enabled
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+
+from fastvae import _core
 
 LIBRARY = torch.library.Library("fastvae", "DEF")
 """Owns every schema and kernel for the life of the process."""
@@ -45,7 +49,7 @@ def transforms_active() -> bool:
     An operator without rules of its own returns silent zeros for ``jvp`` and, under
     ``torch.compile(torch.func.grad(f))``, silent zero gradients; plain torch operations do not.
     """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def route(*inputs: Tensor | None) -> Route:
@@ -55,8 +59,10 @@ def route(*inputs: Tensor | None) -> Route:
     if torch.compiler.is_exporting():
         # A strict export records an autograd function as its forward alone; the operator has its gradient.
         return Route.RAW
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return Route.FUNCTION
+    if torch.is_grad_enabled():
+        for tensor in inputs:
+            if tensor is not None and tensor.requires_grad:
+                return Route.FUNCTION
     return Route.RAW
 
 
@@ -97,6 +103,16 @@ def kernel(operator: OpOverload[..., Any], key: str) -> Callable[[F], F]:
 CPU_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 """The kernels that :func:`raw` may call without the dispatcher."""
 
+PLAIN_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
+"""Those of ``fastvae._core`` that :func:`raw` tries before: they give None where a tensor is not plain."""
+
+_core.use_torch_tensors(torch)
+
+
+def plain_kernel(operator: OpOverload[..., Any], function: Callable[..., Any]) -> None:
+    """Register a function that takes the tensors themselves and reads in Rust what they are."""
+    PLAIN_KERNELS[operator] = function
+
 
 def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
     """Call an operator where nothing is to be recorded.
@@ -106,28 +122,26 @@ def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
     """
     if torch.compiler.is_compiling():
         return operator(*arguments)
-    if plainly_cpu(arguments) and operator in CPU_KERNELS:
-        return CPU_KERNELS[operator](*arguments)
+    if not watched():
+        plain = PLAIN_KERNELS.get(operator)
+        if plain is not None and (result := plain(*arguments)) is not None:
+            return result
+        if operator in CPU_KERNELS and all(map(plainly_cpu, arguments)):
+            return CPU_KERNELS[operator](*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
 
 
-def plainly_cpu(arguments: Sequence[Any]) -> bool:
-    """Whether the dispatcher could only choose the CPU kernel, and no mode, transform or profiler looks."""
-    if (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._autograd._profiler_enabled()
-    ):
-        return False
-    for argument in arguments:
-        kind = type(argument)
-        if kind is Tensor or kind is Parameter:
-            if not argument.is_cpu or argument._is_zerotensor():
-                return False
-        elif isinstance(argument, Tensor):
-            return False
-    return True
+def watched() -> bool:
+    """Whether a mode, a transform or a profiler wants to see the calls of operators."""
+    return _len_torch_dispatch_stack() > 0 or _are_functorch_transforms_active() or _profiler_enabled()
+
+
+def plainly_cpu(argument: Any) -> bool:
+    """Whether the dispatcher could only choose the CPU kernel because of this argument."""
+    if type(argument) is Tensor or type(argument) is Parameter:
+        return argument.is_cpu and not argument._is_zerotensor()
+    return not isinstance(argument, Tensor)
 
 
 def autograd_kernel(

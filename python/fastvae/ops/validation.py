@@ -91,7 +91,8 @@ def check_latent(function: str, mu: Any, logvar: Any) -> tuple[Tensor, Tensor]:
 
 def check_event_dims(function: str, shape: torch.Size, event_dims: SupportsIndex) -> int:
     """The number of trailing axes that form one latent, checked against a shape."""
-    event_dims = as_integer(function, "event_dims", event_dims)
+    if type(event_dims) is not int:
+        event_dims = as_integer(function, "event_dims", event_dims)
     if event_dims == 1 and not shape:
         return 0  # a scalar is one row of one column
     if not 0 <= event_dims <= len(shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple, TypeAlias
 
@@ -36,6 +37,10 @@ class Means(NamedTuple):
     skipped_steps: int
 
 
+MOST_PENDING = 32
+"""How many batches wait to be summed together."""
+
+
 class EpochTotals:
     """Sums over the steps of an epoch; adding to them never waits for the device.
 
@@ -49,28 +54,35 @@ class EpochTotals:
         # MPS has no float64; a float32 sum of an epoch is still good to five digits.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(4, dtype=self._dtype, device=device)
-        self._nothing = torch.zeros_like(self._sums)
-        self._sizes = dict[int, Tensor]()
+        self._pending = list[tuple[Tensor, Tensor, Tensor]]()
         self.steps = 0
 
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
-        """Add a batch, or only count it where its step was skipped (a boolean scalar)."""
-        # Few operations: on small networks each is as long as a layer.
-        recon, kl = terms.recon, terms.kl
-        sums = torch.stack((recon.detach(), kl.detach())).sum(1, dtype=self._dtype)
-        batch = torch.cat((sums, self._size(len(recon))))
-        self._sums += torch.where(skipped, self._nothing, batch)
+        """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0)."""
+        # Summed together later: on small networks each operation takes as long as a layer.
+        self._pending.append((terms.recon.detach(), terms.kl.detach(), skipped))
         self.steps += 1
+        if len(self._pending) == MOST_PENDING:
+            self._sums += self._pending_sums()
+            self._pending.clear()
 
-    def _size(self, samples: int) -> Tensor:
-        """The number of samples and of steps in a batch, on the device."""
-        if samples not in self._sizes:
-            self._sizes[samples] = self._sums.new_tensor([samples, 1])
-        return self._sizes[samples]
+    def _pending_sums(self) -> Tensor:
+        """The recon, the KL, the number of samples and that of steps among what waits."""
+        sums = torch.zeros_like(self._sums)
+        for samples, steps in itertools.groupby(self._pending, lambda step: len(step[0])):
+            recon, kl, skipped = zip(*steps, strict=True)
+            terms = torch.stack((*recon, *kl)).sum(1, dtype=self._dtype).view(2, -1)
+            kept = torch.stack(skipped) == 0
+            # Not a product: what was skipped may be infinite.
+            terms = torch.where(kept, terms, terms.new_zeros(())).sum(1)
+            count = kept.sum(dtype=self._dtype)
+            sums += torch.stack((*terms, count * samples, count))
+        return sums
 
     def read(self) -> Means:
         """Wait for the device and give the averages; NaN where every step was skipped."""
-        recon, kl, samples, kept = self._sums.tolist()
+        # What waits goes on waiting: the order of the sum must not depend on who looks when.
+        recon, kl, samples, kept = (self._sums + self._pending_sums()).tolist()
         skipped = self.steps - int(kept)
         if samples == 0:
             return Means(math.nan, math.nan, 0, skipped)

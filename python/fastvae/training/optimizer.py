@@ -8,9 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# The function, not the class: the class imports the whole of torch.compile, which takes seconds.
-from torch.optim.adamw import adamw
-
 __all__ = ["CautiousAdam"]
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -25,6 +22,14 @@ class _State(NamedTuple):
     mean: Tensor
     square: Tensor
     step: Tensor
+
+
+class _Group(NamedTuple):
+    """Parameters of one dtype that the fused kernel takes together."""
+
+    states: list[_State]
+    learning_rate: float
+    weight_decay: float
 
 
 class CautiousAdam:
@@ -42,18 +47,18 @@ class CautiousAdam:
     """
 
     def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
-        networks, likelihood = list[_State](), list[_State]()
+        self._states = list[_State]()
+        groups = dict[tuple[bool, torch.dtype], _Group]()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 zero = torch.zeros_like(parameter)
                 step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                states = likelihood if name.startswith("likelihood.") else networks
-                states.append(_State(parameter, zero, zero.clone(), step))
-        self._states = [*networks, *likelihood]
-        self._groups = [
-            (networks, learning_rate, weight_decay),
-            (likelihood, LIKELIHOOD_RATE * learning_rate, 0.0),
-        ]
+                state = _State(parameter, zero, zero.clone(), step)
+                own = name.startswith("likelihood.")
+                rates = (LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay)
+                groups.setdefault((own, parameter.dtype), _Group([], *rates)).states.append(state)
+                self._states.append(state)
+        self._groups = list(groups.values())
 
     def step(self, loss: Tensor) -> Tensor:
         """Differentiate and update.
@@ -66,24 +71,29 @@ class CautiousAdam:
         Returns
         -------
         Tensor
-            Whether the step was skipped: a boolean scalar on the device.
+            1 if the step was skipped, else 0: a float32 scalar on the device.
         """
         for state in self._states:
             state.parameter.grad = None
         loss.backward()
         with torch.no_grad():
-            found_inf = _found_inf(loss.detach(), _gradients(self._states))
+            skipped = _found_inf([loss.detach(), *_gradients(self._states)])
+            counted = 1 - skipped
             for states, learning_rate, weight_decay in self._groups:
                 used = [state for state in states if state.parameter.grad is not None]
-                adamw(
+                if not used:
+                    continue
+                steps = [state.step for state in used]
+                torch._foreach_add_(steps, counted)
+                # The kernel itself: on small networks `torch.optim` takes as long around it as it takes.
+                torch._fused_adamw_(
                     [state.parameter for state in used],
                     _gradients(used),
                     [state.mean for state in used],
                     [state.square for state in used],
                     [],
-                    [state.step for state in used],
-                    fused=True,
-                    found_inf=found_inf,
+                    steps,
+                    found_inf=skipped,
                     amsgrad=False,
                     beta1=BETA1,
                     beta2=BETA2,
@@ -92,19 +102,19 @@ class CautiousAdam:
                     eps=EPSILON,
                     maximize=False,
                 )
-        return found_inf.bool()
+        return skipped
 
 
-def _found_inf(loss: Tensor, gradients: list[Tensor]) -> Tensor:
-    """1 if the loss or a gradient is not finite, else 0, a float32 scalar on the device."""
-    found = (~loss.isfinite()).to(torch.float32)
-    plain = all(g.layout is torch.strided and g.dtype is torch.float32 for g in gradients)
-    if plain and loss.device.type in {"cpu", "cuda"}:
+def _found_inf(tensors: list[Tensor]) -> Tensor:
+    """1 if one of the tensors is not finite, else 0, a float32 scalar on the device."""
+    found = torch.zeros((), dtype=torch.float32, device=tensors[0].device)
+    plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
+    if plain and found.device.type in {"cpu", "cuda"}:
         # What torch's GradScaler does, one operation for all gradients; it multiplies them by 1.
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones_like(found))
+        torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones_like(found))
         return found
-    norm = nn.utils.get_total_norm(gradients)
-    return found.logical_or(~norm.isfinite()).to(torch.float32)
+    norm = nn.utils.get_total_norm(tensors)
+    return (~norm.isfinite()).to(torch.float32)
 
 
 def _gradients(states: Sequence[_State]) -> list[Tensor]:

@@ -2,8 +2,10 @@
 //!
 //! Tensors arrive as integers: the address of the first element and the distance of rows, in elements. The
 //! caller (`fastvae.ops.*.cpu`) holds the tensors for the length of the call and has checked their storage;
-//! [`memory`] checks what can be checked here before it forms a slice.
+//! [`memory`] checks what can be checked here before it forms a slice. The functions of [`operations::plain`] take
+//! the tensors themselves: [`exchange`] reads and checks them.
 
+mod exchange;
 mod memory;
 mod operations;
 mod pool;
@@ -12,6 +14,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use crate::exchange::use_torch_tensors;
     #[pymodule_export]
     use crate::operations::free_bits::{free_bits_backward, free_bits_forward};
     #[pymodule_export]
@@ -26,6 +30,12 @@ mod _core {
     use crate::operations::log_weight::{log_weight_backward, log_weight_forward};
     #[pymodule_export]
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
+    #[pymodule_export]
+    use crate::operations::plain::{
+        plain_bernoulli_log_prob, plain_bernoulli_log_prob_backward, plain_gather_batch, plain_gaussian_kl,
+        plain_gaussian_kl_backward, plain_latent, plain_reparametrize, plain_reparametrize_backward,
+        plain_reparametrize_kl, plain_reparametrize_kl_backward,
+    };
     #[pymodule_export]
     use crate::operations::prior::{prior_backward, prior_forward};
     #[pymodule_export]

@@ -25,12 +25,11 @@ class BernoulliLogProb(torch.autograd.Function):
         logits, target = ctx.saved_tensors
         of_logits = of_target = None
         if ctx.needs_input_grad[0]:
-            backward = (
-                reference.bernoulli_log_prob_backward
-                if torch.is_grad_enabled()
-                else schema.bernoulli_log_prob_backward
-            )
-            of_logits = backward(grad, logits, target, *ctx.reading)
+            arguments = (grad, logits, target, *ctx.reading)
+            if torch.is_grad_enabled():
+                of_logits = reference.bernoulli_log_prob_backward(*arguments)
+            else:
+                of_logits = raw(schema.bernoulli_log_prob_backward, *arguments)
         if ctx.needs_input_grad[1]:
             of_target = reference.target_grad(grad, logits, target, ctx.reading[1])
         return of_logits, of_target, None, None

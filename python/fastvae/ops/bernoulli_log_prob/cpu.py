@@ -8,8 +8,11 @@ from torch import Tensor
 from fastvae import _core
 from fastvae.ops.bernoulli_log_prob import schema
 from fastvae.ops.layout import KL_CODES, LatentMatrix
-from fastvae.ops.library import kernel
+from fastvae.ops.library import kernel, plain_kernel
 from fastvae.ops.observed import empty_log_prob, event_rows, target_rows
+
+plain_kernel(schema.bernoulli_log_prob, _core.plain_bernoulli_log_prob)
+plain_kernel(schema.bernoulli_log_prob_backward, _core.plain_bernoulli_log_prob_backward)
 
 
 @kernel(schema.bernoulli_log_prob, "CPU")

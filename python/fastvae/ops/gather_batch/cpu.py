@@ -10,7 +10,7 @@ from torch import Tensor
 from fastvae import _core
 from fastvae.ops.gather_batch import reference, schema
 from fastvae.ops.layout import address, seed_value, uniform_stride
-from fastvae.ops.library import kernel
+from fastvae.ops.library import kernel, plain_kernel
 
 DATA_CODES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4, torch.bool: 4}
 """The dtypes of data as ``fastvae._core`` numbers them; a bool is a byte that is 0 or 1."""
@@ -20,6 +20,9 @@ BATCH_CODES = {torch.float32: 0, torch.bfloat16: 2}
 
 BINARIZE_CODES = {"none": 0, "threshold": 1, "dynamic": 2}
 """The ways to zeros and ones, likewise."""
+
+
+plain_kernel(schema.gather_batch, _core.plain_gather_batch)
 
 
 @kernel(schema.gather_batch, "CPU")

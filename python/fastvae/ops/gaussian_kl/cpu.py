@@ -9,7 +9,10 @@ from fastvae import _core
 from fastvae.ops.gaussian_kl import schema
 from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
 from fastvae.ops.layout import ABSENT, KL_CODES, LatentMatrix
-from fastvae.ops.library import kernel
+from fastvae.ops.library import kernel, plain_kernel
+
+plain_kernel(schema.gaussian_kl, _core.plain_gaussian_kl)
+plain_kernel(schema.gaussian_kl_backward, _core.plain_gaussian_kl_backward)
 
 
 @kernel(schema.gaussian_kl, "CPU")

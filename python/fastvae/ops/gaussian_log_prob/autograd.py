@@ -27,12 +27,11 @@ class GaussianLogProb(torch.autograd.Function):
         mean, logvar, target = ctx.saved_tensors
         of_mean = of_logvar = of_target = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            backward = (
-                reference.gaussian_log_prob_backward
-                if torch.is_grad_enabled()
-                else schema.gaussian_log_prob_backward
-            )
-            of_mean, of_logvar = backward(grad, mean, logvar, target, *ctx.reading)
+            arguments = (grad, mean, logvar, target, *ctx.reading)
+            if torch.is_grad_enabled():
+                of_mean, of_logvar = reference.gaussian_log_prob_backward(*arguments)
+            else:
+                of_mean, of_logvar = raw(schema.gaussian_log_prob_backward, *arguments)
         if ctx.needs_input_grad[2]:
             of_target = reference.target_grad(grad, mean, logvar, target, ctx.reading[1])
         return of_mean, of_logvar, of_target, None, None

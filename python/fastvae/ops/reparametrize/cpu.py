@@ -7,8 +7,11 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.layout import ABSENT, LatentMatrix, seed_value
-from fastvae.ops.library import kernel
+from fastvae.ops.library import kernel, plain_kernel
 from fastvae.ops.reparametrize import schema
+
+plain_kernel(schema.reparametrize, _core.plain_reparametrize)
+plain_kernel(schema.reparametrize_backward, _core.plain_reparametrize_backward)
 
 
 @kernel(schema.reparametrize, "CPU")

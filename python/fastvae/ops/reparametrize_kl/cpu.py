@@ -8,8 +8,11 @@ from torch import Tensor
 from fastvae import _core
 from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
 from fastvae.ops.layout import KL_CODES, LatentMatrix, seed_value
-from fastvae.ops.library import kernel
+from fastvae.ops.library import kernel, plain_kernel
 from fastvae.ops.reparametrize_kl import schema
+
+plain_kernel(schema.reparametrize_kl, _core.plain_reparametrize_kl)
+plain_kernel(schema.reparametrize_kl_backward, _core.plain_reparametrize_kl_backward)
 
 
 @kernel(schema.reparametrize_kl, "CPU")

@@ -7,6 +7,7 @@ pub(crate) mod latent;
 pub(crate) mod likelihood;
 pub(crate) mod log_weight;
 pub(crate) mod noise;
+pub(crate) mod plain;
 pub(crate) mod prior;
 
 use fastvae_core::{Execution, Level, noise::BLOCK};

@@ -1,0 +1,329 @@
+//! Tensors as torch describes them to C, by way of `DLPack`'s exchange API (torch 2.10 and later).
+//!
+//! One call of a C function says of a Python tensor what a dozen calls of its methods would. For a small tensor those
+//! take longer than the arithmetic.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi::{PyObject, c_str};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{IntoPyDict, PyCapsule, PyDict, PyTuple};
+use std::ffi::{CStr, c_int, c_void};
+use std::{ptr, slice};
+
+/// The attribute of a tensor type, and the name of the capsule in it.
+const ATTRIBUTE: &str = "__dlpack_c_exchange_api__";
+const CAPSULE: &CStr = c_str!("dlpack_exchange_api");
+
+/// The version of `DLPackExchangeAPI` that is laid out as below; a later minor one only adds to it.
+const MAJOR: u32 = 1;
+
+/// Tensors with more axes take the way that knows any number.
+const MOST_AXES: usize = 8;
+
+/// `DLPackExchangeAPIHeader`.
+#[repr(C)]
+struct Header {
+    major: u32,
+    minor: u32,
+    previous: *const Header,
+}
+
+/// `DLPackExchangeAPI`, of which one function is used.
+#[repr(C)]
+struct Api {
+    header: Header,
+    managed_tensor_allocator: *const c_void,
+    managed_tensor_from_py_object_no_sync: *const c_void,
+    managed_tensor_to_py_object_no_sync: *const c_void,
+    dltensor_from_py_object_no_sync: Option<Describe>,
+    current_work_stream: *const c_void,
+}
+
+/// `DLPackDLTensorFromPyObjectNoSync`: 0 if all went well, else -1 with a Python exception set.
+type Describe = unsafe extern "C" fn(*mut PyObject, *mut DlTensor) -> c_int;
+
+/// `DLTensor`.
+#[repr(C)]
+struct DlTensor {
+    data: *mut c_void,
+    device_type: i32,
+    device_id: i32,
+    axes: i32,
+    code: u8,
+    bits: u8,
+    lanes: u16,
+    shape: *const i64,
+    strides: *const i64,
+    byte_offset: u64,
+}
+
+impl DlTensor {
+    const NOTHING: Self = Self {
+        data: ptr::null_mut(),
+        device_type: 0,
+        device_id: 0,
+        axes: 0,
+        code: 0,
+        bits: 0,
+        lanes: 0,
+        shape: ptr::null(),
+        strides: ptr::null(),
+        byte_offset: 0,
+    };
+}
+
+/// `kDLCPU`.
+const CPU: i32 = 1;
+
+/// What the elements of a tensor are; a bool is a byte that is 0 or 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    F32,
+    F64,
+    I64,
+    U8,
+    Bool,
+}
+
+impl Kind {
+    /// From `DLDataType`: `kDLInt` is 0, `kDLUInt` 1, `kDLFloat` 2, `kDLBool` 6.
+    fn new(code: u8, bits: u8, lanes: u16) -> Option<Self> {
+        match (code, bits, lanes) {
+            (2, 32, 1) => Some(Self::F32),
+            (2, 64, 1) => Some(Self::F64),
+            (0, 64, 1) => Some(Self::I64),
+            (1, 8, 1) => Some(Self::U8),
+            (6, 8, 1) => Some(Self::Bool),
+            _ => None,
+        }
+    }
+
+    fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F64 | Self::I64 => 8,
+            Self::U8 | Self::Bool => 1,
+        }
+    }
+}
+
+/// What is needed of torch.
+struct Torch {
+    describe: Describe,
+    tensor: Py<PyAny>,
+    parameter: Py<PyAny>,
+    float32: Py<PyAny>,
+    get_num_threads: Py<PyAny>,
+}
+
+static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
+
+/// Lets tensors be read here from now on, given the module torch; False, and nothing done, where its exchange API is
+/// another one.
+#[pyfunction]
+pub(crate) fn use_torch_tensors(torch: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let tensor = torch.getattr("Tensor")?;
+    let Some(describe) = find_describe(&tensor) else { return Ok(false) };
+    let found = Torch {
+        describe,
+        tensor: tensor.unbind(),
+        parameter: torch.getattr("nn")?.getattr("Parameter")?.unbind(),
+        float32: torch.getattr("float32")?.unbind(),
+        get_num_threads: torch.getattr("get_num_threads")?.unbind(),
+    };
+    TORCH.get_or_init(torch.py(), || found);
+    Ok(true)
+}
+
+fn find_describe(tensor: &Bound<'_, PyAny>) -> Option<Describe> {
+    let capsule = tensor.getattr(ATTRIBUTE).ok()?.cast_into::<PyCapsule>().ok()?;
+    let mut header: *const Header = capsule.pointer_checked(Some(CAPSULE)).ok()?.as_ptr().cast_const().cast();
+    // SAFETY: a capsule of this name holds a `DLPackExchangeAPI` that lives as long as the process. Its header is the
+    // same in all versions and leads to the table of the version before, or nowhere; a table of this major version
+    // begins as `Api` does.
+    unsafe {
+        while let Some(table) = header.as_ref() {
+            if table.major == MAJOR {
+                return (*header.cast::<Api>()).dltensor_from_py_object_no_sync;
+            }
+            header = table.previous;
+        }
+    }
+    None
+}
+
+/// How many threads torch uses for an operation.
+pub(crate) fn threads(py: Python<'_>) -> PyResult<usize> {
+    match TORCH.get(py) {
+        Some(torch) => torch.get_num_threads.call0(py)?.extract(py),
+        None => Ok(1),
+    }
+}
+
+/// Whether a dtype is `torch.float32`.
+pub(crate) fn is_float32(dtype: &Bound<'_, PyAny>) -> bool {
+    TORCH.get(dtype.py()).is_some_and(|torch| dtype.is(&torch.float32))
+}
+
+/// A tensor with nothing special about it: exactly a `Tensor` or a `Parameter`, dense, on the CPU, of a few axes, not
+/// empty, its elements aligned, within its storage, and as they are stored.
+pub(crate) struct Plain<'a, 'py> {
+    object: &'a Bound<'py, PyAny>,
+    pub(crate) kind: Kind,
+    pub(crate) address: usize,
+    axes: usize,
+    shape: [usize; MOST_AXES],
+    strides: [usize; MOST_AXES],
+}
+
+impl<'a, 'py> Plain<'a, 'py> {
+    /// The tensor, if it is plain.
+    pub(crate) fn of(object: &'a Bound<'py, PyAny>) -> Option<Self> {
+        let plain = Self::described(object)?;
+        let py = object.py();
+        let storage = object.call_method0(intern!(py, "untyped_storage")).ok()?;
+        let bytes: usize = storage.call_method0(intern!(py, "nbytes")).ok()?.extract().ok()?;
+        let offset: usize = object.call_method0(intern!(py, "storage_offset")).ok()?.extract().ok()?;
+        let end = offset.checked_add(plain.extent()?)?.checked_mul(plain.kind.size())?;
+        let negated: bool = object.call_method0(intern!(py, "is_neg")).ok()?.extract().ok()?;
+        (end <= bytes && !negated).then_some(plain)
+    }
+
+    /// What the exchange API says of it: all but that its elements are as they are stored, and within the storage.
+    pub(crate) fn described(object: &'a Bound<'py, PyAny>) -> Option<Self> {
+        let py = object.py();
+        let torch = TORCH.get(py)?;
+        let of = object.get_type_ptr();
+        if of != torch.tensor.as_ptr().cast() && of != torch.parameter.as_ptr().cast() {
+            return None;
+        }
+        let mut described = DlTensor::NOTHING;
+        // SAFETY: `object` has the type whose API this is, or one derived from it that is stored the same way; the
+        // interpreter is held, and the description outlives the call.
+        if unsafe { (torch.describe)(object.as_ptr(), &raw mut described) } != 0 {
+            drop(PyErr::take(py));
+            return None;
+        }
+        let axes = usize::try_from(described.axes).ok().filter(|&axes| axes <= MOST_AXES)?;
+        let kind = Kind::new(described.code, described.bits, described.lanes)?;
+        let address = described.data.expose_provenance();
+        if described.device_type != CPU
+            || described.byte_offset != 0
+            || address == 0
+            || !address.is_multiple_of(kind.size())
+        {
+            return None;
+        }
+        let mut plain = Self { object, kind, address, axes, shape: [1; MOST_AXES], strides: [0; MOST_AXES] };
+        if axes > 0 {
+            if described.shape.is_null() || described.strides.is_null() {
+                return None;
+            }
+            // SAFETY: both have a number for each axis, and live while the tensor is not changed, which takes the
+            // interpreter; they are copied before it is let go.
+            let (shape, strides) = unsafe {
+                (slice::from_raw_parts(described.shape, axes), slice::from_raw_parts(described.strides, axes))
+            };
+            for axis in 0..axes {
+                plain.shape[axis] = usize::try_from(shape[axis]).ok().filter(|&size| size > 0)?;
+                plain.strides[axis] = usize::try_from(strides[axis]).ok()?;
+            }
+        }
+        Some(plain)
+    }
+
+    /// The integer in a tensor of one.
+    pub(crate) fn integer(&self) -> Option<i64> {
+        if self.kind != Kind::I64 || self.elements() != Some(1) {
+            return None;
+        }
+        // SAFETY: the address is aligned and within the storage of a tensor that the caller holds, and nobody writes to
+        // it while the interpreter is held.
+        Some(unsafe { ptr::with_exposed_provenance::<i64>(self.address).read() })
+    }
+
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape[..self.axes]
+    }
+
+    /// The distance from the first element to behind the last one.
+    fn extent(&self) -> Option<usize> {
+        let mut axes = self.shape().iter().zip(self.strides);
+        axes.try_fold(1_usize, |extent, (&size, stride)| extent.checked_add((size - 1).checked_mul(stride)?))
+    }
+
+    /// The number of elements.
+    pub(crate) fn elements(&self) -> Option<usize> {
+        self.shape().iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
+    }
+
+    /// The tensor as rows of its `event_dims` trailing axes, if memory allows to read it so.
+    pub(crate) fn rows(&self, event_dims: usize) -> Option<InRows> {
+        let split = self.axes.checked_sub(event_dims)?;
+        let (count, stride) = collapse(&self.shape[..split], &self.strides[..split])?;
+        let (columns, step) = collapse(&self.shape[split..self.axes], &self.strides[split..self.axes])?;
+        (step == 1 || columns == 1).then_some(InRows { address: self.address, count, columns, stride })
+    }
+
+    /// An uninitialised contiguous tensor of this kind, and its address.
+    pub(crate) fn new_empty(&self, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, usize)> {
+        self.made(shape, None, self.kind)
+    }
+
+    /// The same, of float32.
+    pub(crate) fn new_empty_float32(&self, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, usize)> {
+        let py = self.object.py();
+        let float32 = TORCH.get(py).map(|torch| [(intern!(py, "dtype"), &torch.float32)]);
+        let options = float32.map(|option| option.into_py_dict(py)).transpose()?;
+        self.made(shape, options.as_ref(), Kind::F32)
+    }
+
+    fn made(
+        &self,
+        shape: &[usize],
+        options: Option<&Bound<'py, PyDict>>,
+        kind: Kind,
+    ) -> PyResult<(Bound<'py, PyAny>, usize)> {
+        let py = self.object.py();
+        // torch takes longer to read a tuple than numbers, of which it wants at least one.
+        let sizes =
+            if shape.is_empty() { PyTuple::new(py, [PyTuple::empty(py)])? } else { PyTuple::new(py, shape)? };
+        let new = self.object.call_method(intern!(py, "new_empty"), sizes, options)?;
+        let address = Plain::described(&new)
+            .filter(|made| made.kind == kind && made.shape() == shape && made.elements() == made.extent())
+            .map(|made| made.address);
+        let address = address.ok_or_else(|| PyRuntimeError::new_err("new_empty gave something else"))?;
+        Ok((new, address))
+    }
+}
+
+/// A tensor as the kernels read it: rows of unit-stride columns.
+#[derive(Clone, Copy)]
+pub(crate) struct InRows {
+    pub(crate) address: usize,
+    pub(crate) count: usize,
+    pub(crate) columns: usize,
+    pub(crate) stride: usize,
+}
+
+impl InRows {
+    /// The address and the distance of rows.
+    pub(crate) fn strided(self) -> (usize, usize) {
+        (self.address, self.stride)
+    }
+}
+
+/// The one axis that these axes are together, as its size and its stride; None if they are not one.
+fn collapse(sizes: &[usize], strides: &[usize]) -> Option<(usize, usize)> {
+    let (mut size, mut step) = (1_usize, None);
+    for (&extent, &stride) in sizes.iter().zip(strides).rev().filter(|(extent, _)| **extent != 1) {
+        if stride != step.map_or(Some(stride), |step: usize| step.checked_mul(size))? {
+            return None;
+        }
+        step.get_or_insert(stride);
+        size = size.checked_mul(extent)?;
+    }
+    Some((size, step.unwrap_or(0)))
+}

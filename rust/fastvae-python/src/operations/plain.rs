@@ -1,0 +1,454 @@
+//! Operators on plain tensors, results made and kernels called: the short way of small work.
+//!
+//! Each takes the arguments of its operator (`fastvae.ops.*.schema`) and gives what it gives, or None, with nothing
+//! done, where a tensor is not plain or does not fit: `fastvae.ops.*.cpu` knows what to do with any other, and what to
+//! say of it.
+
+use super::Strided;
+use super::gather::gather_batch;
+use super::latent::{latent_backward, latent_forward};
+use super::likelihood::{bernoulli_backward, bernoulli_forward};
+use crate::exchange::{InRows, Kind, Plain, is_float32, threads};
+use pyo3::prelude::*;
+use pyo3::types::PyInt;
+
+/// A tensor that was made.
+type Made<'py> = Bound<'py, PyAny>;
+/// What a call gives, if its tensors are plain.
+type Given<T> = PyResult<Option<T>>;
+
+/// Goes on with what is there, or gives None.
+macro_rules! some {
+    ($option:expr) => {
+        match $option {
+            Some(value) => value,
+            None => return Ok(None),
+        }
+    };
+}
+
+/// The number of a dtype, as in `fastvae.ops.layout.DTYPE_CODES`, where its arithmetic is in the dtype itself.
+fn dtype(kind: Kind) -> Option<u8> {
+    match kind {
+        Kind::F32 => Some(0),
+        Kind::F64 => Some(1),
+        Kind::I64 | Kind::U8 | Kind::Bool => None,
+    }
+}
+
+/// The number of a reduction, as in `fastvae.ops.layout.KL_CODES`, and the part of a shape that it leaves.
+fn reduced<'a>(shape: &'a [usize], event_dims: usize, reduction: &str) -> Option<(u8, &'a [usize])> {
+    let split = shape.len().checked_sub(event_dims)?;
+    match reduction {
+        "none" => Some((1, shape)),
+        "sample" => Some((2, &shape[..split])),
+        "sum" => Some((3, &[])),
+        "dimension" => Some((4, &shape[split..])),
+        _ => None,
+    }
+}
+
+/// A tensor in rows, if it is plain and like another one.
+fn alike(tensor: &Bound<'_, PyAny>, like: &Plain<'_, '_>, event_dims: usize) -> Option<InRows> {
+    let tensor = Plain::of(tensor)?;
+    (tensor.kind == like.kind && tensor.shape() == like.shape()).then(|| tensor.rows(event_dims))?
+}
+
+/// The gradient of a KL or a log-probability, if it is plain and of the shape that the reduction leaves.
+fn reduced_grad(
+    grad: &Bound<'_, PyAny>,
+    like: &Plain<'_, '_>,
+    event_dims: usize,
+    reduction: &str,
+) -> Option<(u8, Strided)> {
+    let (code, shape) = reduced(like.shape(), event_dims, reduction)?;
+    let grad = Plain::of(grad)?;
+    // A matrix, or one of its rows; else a column.
+    let columns = if matches!(code, 1 | 4) { event_dims } else { 0 };
+    (grad.kind == like.kind && grad.shape() == shape).then_some((code, grad.rows(columns)?.strided()))
+}
+
+/// An integer in a range, if it is one and no subclass.
+fn integer_below(value: &Bound<'_, PyAny>, limit: u64) -> bool {
+    value.is_exact_instance_of::<PyInt>() && value.extract::<u64>().is_ok_and(|value| value < limit)
+}
+
+/// Whether a latent and its numbers are what they nearly always are, so that nothing is to be said of them.
+#[pyfunction]
+pub(crate) fn plain_latent(
+    mu: &Bound<'_, PyAny>,
+    logvar: &Bound<'_, PyAny>,
+    event_dims: &Bound<'_, PyAny>,
+    draw: &Bound<'_, PyAny>,
+    row_offset: &Bound<'_, PyAny>,
+) -> bool {
+    let (Some(mu), Some(logvar)) = (Plain::described(mu), Plain::described(logvar)) else { return false };
+    dtype(mu.kind).is_some()
+        && mu.kind == logvar.kind
+        && mu.shape() == logvar.shape()
+        && integer_below(event_dims, mu.shape().len() as u64 + 1)
+        && integer_below(draw, 1 << 32)
+        && integer_below(row_offset, 1 << 63)
+}
+
+/// Where noise comes from: a seed, a draw, and the number of the first row.
+type Noise<'a, 'py> = (&'a Bound<'py, PyAny>, u32, u64);
+
+fn numbers((seed, draw, row_offset): Noise<'_, '_>) -> Option<(i64, u32, u64)> {
+    Some((Plain::of(seed)?.integer()?, draw, row_offset))
+}
+
+/// A tensor for results, and its address; none, at 0, where there is no shape.
+fn made<'py>(like: &Plain<'_, 'py>, shape: Option<&[usize]>) -> PyResult<(Option<Made<'py>>, usize)> {
+    let Some(shape) = shape else { return Ok((None, 0)) };
+    let (tensor, address) = like.new_empty(shape)?;
+    Ok((Some(tensor), address))
+}
+
+/// z where there is noise, and the KL where there is a reduction.
+fn latent<'py>(
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    noise: Option<Noise<'_, 'py>>,
+    reduction: Option<&str>,
+    event_dims: usize,
+) -> Given<(Option<Made<'py>>, Option<Made<'py>>)> {
+    let py = mu.py();
+    let mu = some!(Plain::of(mu));
+    let dtype = some!(dtype(mu.kind));
+    let rows = some!(mu.rows(event_dims));
+    let logvar = some!(alike(logvar, &mu, event_dims));
+    let noise = match noise {
+        Some(noise) => Some(some!(numbers(noise))),
+        None => None,
+    };
+    let (code, shape) = match reduction {
+        Some(reduction) => {
+            let (code, shape) = some!(reduced(mu.shape(), event_dims, reduction));
+            (code, Some(shape))
+        }
+        None => (0, None),
+    };
+    let (z, z_address) = made(&mu, noise.map(|_| mu.shape()))?;
+    let (kl, kl_address) = made(&mu, shape)?;
+    latent_forward(
+        py,
+        dtype,
+        rows.count,
+        rows.columns,
+        rows.strided(),
+        logvar.strided(),
+        z_address,
+        noise,
+        code,
+        kl_address,
+        threads(py)?,
+    )?;
+    Ok(Some((z, kl)))
+}
+
+/// The gradients of mu, where there is a KL, and of logvar.
+fn latent_grads<'py>(
+    mu: Option<&Bound<'py, PyAny>>,
+    logvar: &Bound<'py, PyAny>,
+    sampled: Option<(&Bound<'py, PyAny>, Noise<'_, 'py>)>,
+    kl: Option<(&Bound<'py, PyAny>, &str)>,
+    event_dims: usize,
+) -> Given<(Option<Made<'py>>, Made<'py>)> {
+    let py = logvar.py();
+    let logvar = some!(Plain::of(logvar));
+    let dtype = some!(dtype(logvar.kind));
+    let rows = some!(logvar.rows(event_dims));
+    let mu = match mu {
+        Some(mu) => some!(alike(mu, &logvar, event_dims)).strided(),
+        None => (0, 0),
+    };
+    let (grad_z, noise) = match sampled {
+        Some((grad_z, noise)) => {
+            (some!(alike(grad_z, &logvar, event_dims)).strided(), Some(some!(numbers(noise))))
+        }
+        None => ((0, 0), None),
+    };
+    let (code, grad_kl) = match kl {
+        Some((grad_kl, reduction)) => some!(reduced_grad(grad_kl, &logvar, event_dims, reduction)),
+        None => (0, (0, 0)),
+    };
+    let (grad_mu, mu_address) = made(&logvar, kl.map(|_| logvar.shape()))?;
+    let (grad_logvar, logvar_address) = logvar.new_empty(logvar.shape())?;
+    latent_backward(
+        py,
+        dtype,
+        rows.count,
+        rows.columns,
+        mu,
+        rows.strided(),
+        grad_z,
+        noise,
+        code,
+        grad_kl,
+        mu_address,
+        logvar_address,
+        threads(py)?,
+    )?;
+    Ok(Some((grad_mu, grad_logvar)))
+}
+
+/// `fastvae::reparametrize`.
+#[pyfunction]
+pub(crate) fn plain_reparametrize<'py>(
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: u32,
+    row_offset: u64,
+    event_dims: usize,
+) -> Given<Made<'py>> {
+    let results = latent(mu, logvar, Some((seed, draw, row_offset)), None, event_dims)?;
+    Ok(results.and_then(|(z, _)| z))
+}
+
+/// `fastvae::reparametrize_backward`.
+#[pyfunction]
+pub(crate) fn plain_reparametrize_backward<'py>(
+    grad_z: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: u32,
+    row_offset: u64,
+    event_dims: usize,
+) -> Given<Made<'py>> {
+    let grads = latent_grads(None, logvar, Some((grad_z, (seed, draw, row_offset))), None, event_dims)?;
+    Ok(grads.map(|(_, grad_logvar)| grad_logvar))
+}
+
+/// `fastvae::gaussian_kl`, without free bits.
+#[pyfunction]
+#[pyo3(signature = (mu, logvar, event_dims, reduction, free_bits=0.0, group_size=1))]
+pub(crate) fn plain_gaussian_kl<'py>(
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    event_dims: usize,
+    reduction: &str,
+    free_bits: f64,
+    group_size: i64,
+) -> Given<Made<'py>> {
+    if (free_bits, group_size) != (0.0, 1) {
+        return Ok(None);
+    }
+    let results = latent(mu, logvar, None, Some(reduction), event_dims)?;
+    Ok(results.and_then(|(_, kl)| kl))
+}
+
+/// `fastvae::gaussian_kl_backward`, without free bits.
+#[pyfunction]
+#[pyo3(signature = (grad_kl, mu, logvar, event_dims, reduction, free_bits=0.0, group_size=1))]
+pub(crate) fn plain_gaussian_kl_backward<'py>(
+    grad_kl: &Bound<'py, PyAny>,
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    event_dims: usize,
+    reduction: &str,
+    free_bits: f64,
+    group_size: i64,
+) -> Given<(Made<'py>, Made<'py>)> {
+    if (free_bits, group_size) != (0.0, 1) {
+        return Ok(None);
+    }
+    let grads = latent_grads(Some(mu), logvar, None, Some((grad_kl, reduction)), event_dims)?;
+    Ok(grads.and_then(|(grad_mu, grad_logvar)| Some((grad_mu?, grad_logvar))))
+}
+
+/// `fastvae::reparametrize_kl`, without free bits.
+#[pyfunction]
+#[pyo3(signature = (mu, logvar, seed, draw, row_offset, event_dims, reduction, free_bits=0.0, group_size=1))]
+pub(crate) fn plain_reparametrize_kl<'py>(
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: u32,
+    row_offset: u64,
+    event_dims: usize,
+    reduction: &str,
+    free_bits: f64,
+    group_size: i64,
+) -> Given<(Made<'py>, Made<'py>)> {
+    if (free_bits, group_size) != (0.0, 1) {
+        return Ok(None);
+    }
+    let results = latent(mu, logvar, Some((seed, draw, row_offset)), Some(reduction), event_dims)?;
+    Ok(results.and_then(|(z, kl)| Some((z?, kl?))))
+}
+
+/// `fastvae::reparametrize_kl_backward`, without free bits.
+#[pyfunction]
+#[pyo3(signature = (grad_z, grad_kl, mu, logvar, seed, draw, row_offset, event_dims, reduction, free_bits=0.0, group_size=1))]
+pub(crate) fn plain_reparametrize_kl_backward<'py>(
+    grad_z: &Bound<'py, PyAny>,
+    grad_kl: &Bound<'py, PyAny>,
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: u32,
+    row_offset: u64,
+    event_dims: usize,
+    reduction: &str,
+    free_bits: f64,
+    group_size: i64,
+) -> Given<(Made<'py>, Made<'py>)> {
+    if (free_bits, group_size) != (0.0, 1) {
+        return Ok(None);
+    }
+    let sampled = (grad_z, (seed, draw, row_offset));
+    let grads = latent_grads(Some(mu), logvar, Some(sampled), Some((grad_kl, reduction)), event_dims)?;
+    Ok(grads.and_then(|(grad_mu, grad_logvar)| Some((grad_mu?, grad_logvar))))
+}
+
+/// The data of a likelihood in rows, one for each of the parameters, and what stands for 1 in bytes (0: floats).
+fn observed(
+    target: &Bound<'_, PyAny>,
+    target_max: u8,
+    parameters: &Plain<'_, '_>,
+    event_dims: usize,
+) -> Option<(usize, usize, usize, u8)> {
+    let target = Plain::of(target)?;
+    let max = match target.kind {
+        Kind::U8 if target_max > 0 => target_max,
+        Kind::Bool if target_max == 1 => 1,
+        kind if kind == parameters.kind && target_max == 1 => 0,
+        _ => return None,
+    };
+    if parameters.shape() != target.shape() {
+        return None;
+    }
+    let rows = target.rows(event_dims)?;
+    Some((rows.address, rows.stride, rows.count, max))
+}
+
+/// `fastvae::bernoulli_log_prob` of whole events.
+#[pyfunction]
+pub(crate) fn plain_bernoulli_log_prob<'py>(
+    logits: &Bound<'py, PyAny>,
+    target: &Bound<'py, PyAny>,
+    target_max: u8,
+    event_dims: usize,
+) -> Given<Made<'py>> {
+    let py = logits.py();
+    if event_dims == 0 {
+        return Ok(None);
+    }
+    let logits = some!(Plain::of(logits));
+    let dtype = some!(dtype(logits.kind));
+    let rows = some!(logits.rows(event_dims));
+    let target = some!(observed(target, target_max, &logits, event_dims));
+    let (code, shape) = some!(reduced(logits.shape(), event_dims, "sample"));
+    let (log_prob, address) = logits.new_empty(shape)?;
+    bernoulli_forward(
+        py,
+        dtype,
+        rows.count,
+        rows.columns,
+        rows.strided(),
+        target,
+        (code, (address, 0)),
+        threads(py)?,
+    )?;
+    Ok(Some(log_prob))
+}
+
+/// `fastvae::bernoulli_log_prob_backward` of whole events.
+#[pyfunction]
+pub(crate) fn plain_bernoulli_log_prob_backward<'py>(
+    grad: &Bound<'py, PyAny>,
+    logits: &Bound<'py, PyAny>,
+    target: &Bound<'py, PyAny>,
+    target_max: u8,
+    event_dims: usize,
+) -> Given<Made<'py>> {
+    let py = logits.py();
+    if event_dims == 0 {
+        return Ok(None);
+    }
+    let logits = some!(Plain::of(logits));
+    let dtype = some!(dtype(logits.kind));
+    let rows = some!(logits.rows(event_dims));
+    let target = some!(observed(target, target_max, &logits, event_dims));
+    let grad = some!(reduced_grad(grad, &logits, event_dims, "sample"));
+    let (grad_logits, address) = logits.new_empty(logits.shape())?;
+    bernoulli_backward(
+        py,
+        dtype,
+        rows.count,
+        rows.columns,
+        rows.strided(),
+        target,
+        grad,
+        address,
+        threads(py)?,
+    )?;
+    Ok(Some(grad_logits))
+}
+
+/// One number per sample of a batch: its address.
+fn row_numbers(tensor: &Bound<'_, PyAny>, count: Option<usize>) -> Option<(usize, usize)> {
+    let tensor = Plain::of(tensor)?;
+    let &[length] = tensor.shape() else { return None };
+    let rows = tensor.rows(1).filter(|_| tensor.kind == Kind::I64)?;
+    count.is_none_or(|count| count == length).then_some((rows.address, length))
+}
+
+/// `fastvae::gather_batch`, to float32.
+#[pyfunction]
+pub(crate) fn plain_gather_batch<'py>(
+    data: &Bound<'py, PyAny>,
+    index: &Bound<'py, PyAny>,
+    rows: Option<&Bound<'py, PyAny>>,
+    seed: Option<&Bound<'py, PyAny>>,
+    draw: u32,
+    data_max: Option<f32>,
+    binarize: &str,
+    dtype: &Bound<'py, PyAny>,
+) -> Given<Made<'py>> {
+    let py = data.py();
+    let data = some!(Plain::of(data));
+    let code = match data.kind {
+        Kind::F32 => 0,
+        Kind::U8 | Kind::Bool => 4,
+        Kind::F64 | Kind::I64 => return Ok(None),
+    };
+    let &[_, ref sample @ ..] = data.shape() else { return Ok(None) };
+    let samples = some!(data.rows(sample.len()));
+    let index = some!(row_numbers(index, None));
+    let binarize = match binarize {
+        "none" => 0,
+        "threshold" => 1,
+        "dynamic" => 2,
+        _ => return Ok(None),
+    };
+    let noise = if binarize == 2 {
+        let numbers = match rows {
+            Some(rows) => some!(row_numbers(rows, Some(index.1))).0,
+            None => 0,
+        };
+        (some!(seed.and_then(Plain::of).and_then(|seed| seed.integer())), draw, numbers)
+    } else {
+        (0, 0, 0)
+    };
+    if !is_float32(dtype) {
+        return Ok(None);
+    }
+    let shape: Vec<_> = [&[index.1], sample].concat();
+    let (batch, address) = data.new_empty_float32(&shape)?;
+    gather_batch(
+        py,
+        (code, 0),
+        (samples.address, samples.count, samples.stride),
+        samples.columns,
+        index,
+        data_max,
+        binarize,
+        noise,
+        address,
+        threads(py)?,
+    )?;
+    Ok(Some(batch))
+}

@@ -1,0 +1,345 @@
+"""The short way of plain tensors: which ones take it, and that it gives the bits of the long way."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastvae import _core
+from fastvae import functional as F
+from fastvae.ops import (
+    bernoulli_log_prob,
+    gather_batch,
+    gaussian_kl,
+    library,
+    reparametrize,
+    reparametrize_kl,
+)
+
+SEED = torch.tensor(77)
+REDUCED = {"none": (6, 18), "sample": (6,), "dimension": (18,), "sum": ()}
+
+
+def calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple]:
+    """An operator with arguments for each short way."""
+    mu, logvar = torch.randn(6, 36).to(dtype).chunk(2, -1)
+    grad_z = torch.randn(6, 18).to(dtype)
+    noise = (SEED, 2, 5, 1)
+    pixels = torch.randint(256, (6, 18), dtype=torch.uint8)
+    found = {
+        "reparametrize": (reparametrize.schema.reparametrize, mu, logvar, *noise),
+        "reparametrize_backward": (reparametrize.schema.reparametrize_backward, grad_z, logvar, *noise),
+        "bernoulli, bytes": (bernoulli_log_prob.schema.bernoulli_log_prob, mu, pixels, 255, 1),
+        "bernoulli, bool": (bernoulli_log_prob.schema.bernoulli_log_prob, mu, pixels > 99, 1, 1),
+        "bernoulli, floats": (bernoulli_log_prob.schema.bernoulli_log_prob, mu, pixels.to(dtype) / 255, 1, 1),
+        "bernoulli_backward": (
+            bernoulli_log_prob.schema.bernoulli_log_prob_backward,
+            torch.randn(6).to(dtype),
+            mu,
+            pixels,
+            255,
+            1,
+        ),
+    }
+    for reduction, shape in REDUCED.items():
+        grad = torch.randn(shape).to(dtype)
+        kl, both = gaussian_kl.schema, reparametrize_kl.schema
+        found |= {
+            f"kl, {reduction}": (kl.gaussian_kl, mu, logvar, 1, reduction),
+            f"kl_backward, {reduction}": (kl.gaussian_kl_backward, grad, mu, logvar, 1, reduction),
+            f"both, {reduction}": (both.reparametrize_kl, mu, logvar, *noise, reduction),
+            f"both_backward, {reduction}": (
+                both.reparametrize_kl_backward,
+                grad_z,
+                grad,
+                mu,
+                logvar,
+                *noise,
+                reduction,
+            ),
+        }
+    if dtype is torch.float32:
+        index = torch.tensor([3, 0, 3])
+        for kind, seed, rows in (
+            ("none", None, None),
+            ("threshold", None, None),
+            ("dynamic", SEED, index + 9),
+        ):
+            for data in (pixels, pixels > 99, pixels / 255):
+                found[f"gather, {kind}, {data.dtype}"] = (
+                    gather_batch.schema.gather_batch,
+                    *(data, index, rows, seed, 3, None if data.is_floating_point() else 255.0, kind),
+                    torch.float32,
+                )
+    return found
+
+
+def both_ways(operator, *arguments):
+    short = library.PLAIN_KERNELS[operator](*arguments)
+    return short, library.CPU_KERNELS[operator](*arguments)
+
+
+def assert_same(short, long):
+    for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (short, long)), strict=True):
+        assert torch.equal(a, b)
+        assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", calls())
+def test_plain_tensors_give_the_bits_of_the_long_way(name, dtype):
+    if name not in calls(dtype):
+        pytest.skip("batches are of float32")
+    short, long = both_ways(*calls(dtype)[name])
+    assert short is not None
+    assert_same(short, long)
+
+
+LATENT = (reparametrize_kl.schema.reparametrize_kl, (SEED, 2, 5, 1, "sample"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "event_dims"), [((), 0), ((1,), 1), ((5,), 0), ((2, 3, 4), 2), ((2, 1, 3, 1), 1), ((1,) * 8, 3)]
+)
+def test_every_shape(shape, event_dims):
+    mu, logvar = torch.randn(shape), torch.randn(shape)
+    short, long = both_ways(LATENT[0], mu, logvar, SEED, 2, 5, event_dims, "sample")
+    assert_same(short, long)
+
+
+def readable() -> dict[str, torch.Tensor]:
+    """Layouts that kernels read where they are."""
+    return {
+        "parameter": nn.Parameter(torch.randn(6, 18)),
+        "offset": torch.randn(109)[1:].view(6, 18),
+        "expanded rows": torch.randn(18).expand(6, 18),
+        "every other row": torch.randn(12, 18)[::2],
+        "recorded": torch.randn(6, 18, requires_grad=True).mul(2),
+        "inference": torch.inference_mode()(torch.ones)(6, 18),
+    }
+
+
+@pytest.mark.parametrize("name", readable())
+def test_layouts_that_are_read_in_place(name):
+    tensor = readable()[name]
+    with torch.no_grad():
+        short, long = both_ways(LATENT[0], tensor, tensor, *LATENT[1])
+    assert short is not None
+    assert_same(short, long)
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def resized(size: int) -> torch.Tensor:
+    tensor = torch.zeros(6, 18)
+    tensor.untyped_storage().resize_(size)
+    return tensor
+
+
+def unaligned() -> torch.Tensor:
+    raw = bytearray(1) + torch.zeros(6, 18).numpy().tobytes()
+    return torch.frombuffer(raw, dtype=torch.float32, offset=1).view(6, 18)
+
+
+def not_plain() -> dict[str, object]:
+    zeros = torch.zeros(6, 18)
+    return {
+        "no tensor": 0.0,
+        "subclass": zeros.as_subclass(Subclass),
+        "half": zeros.half(),
+        "integers": zeros.long(),
+        "meta": zeros.to("meta"),
+        "sparse": zeros.to_sparse(),
+        "mkldnn": zeros.to_mkldnn(),
+        "negated": torch._neg_view(zeros),
+        "zero tensor": torch._efficientzerotensor((6, 18)),
+        "unaligned": unaligned(),
+        "resized": resized(16),
+        "freed": resized(0),
+        "transposed": torch.zeros(18, 6).t(),
+        "every other column": torch.zeros(6, 36)[:, ::2],
+        "empty": torch.zeros(0, 18),
+        "nine axes": torch.zeros((1,) * 7 + (6, 18)),
+        "another shape": torch.zeros(6, 17),
+        "another dtype": zeros.double(),
+    }
+
+
+@pytest.mark.parametrize("name", not_plain())
+def test_what_is_not_plain_is_left_to_the_long_way(name):
+    tensor, plain = not_plain()[name], torch.zeros(6, 18)
+    operator, arguments = LATENT
+    assert library.PLAIN_KERNELS[operator](plain, tensor, *arguments) is None
+    assert library.PLAIN_KERNELS[operator](plain, plain, tensor, 2, 5, 1, "sample") is None
+    backward = library.PLAIN_KERNELS[reparametrize_kl.schema.reparametrize_kl_backward]
+    assert backward(tensor, torch.zeros(6), plain, plain, *arguments) is None
+    assert backward(plain, tensor, plain, plain, *arguments) is None
+    if name not in {"another shape", "another dtype"}:
+        assert library.PLAIN_KERNELS[operator](tensor, tensor, *arguments) is None
+        gather = library.PLAIN_KERNELS[gather_batch.schema.gather_batch]
+        assert gather(tensor, torch.tensor([0]), None, None, 0, None, "none", torch.float32) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (SEED, 2, 5, 3, "sample"),
+        (SEED, 2, 5, 1, "median"),
+        (SEED, 2, 5, 1, "sample", 0.5, 1),
+        (SEED.int(), 2, 5, 1, "sample"),
+        (torch.arange(2), 2, 5, 1, "sample"),
+    ],
+)
+def test_arguments_that_are_not_plain(arguments):
+    plain = torch.zeros(6, 18)
+    assert library.PLAIN_KERNELS[LATENT[0]](plain, plain, *arguments) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "target_max", "event_dims"),
+    [
+        (torch.zeros(6, 18, dtype=torch.uint8), 0, 1),
+        (torch.zeros(6, 18, dtype=torch.bool), 255, 1),
+        (torch.zeros(6, 18), 255, 1),
+        (torch.zeros(6, 18).double(), 1, 1),
+        (torch.zeros(5, 18), 1, 1),
+        (torch.zeros(18), 1, 1),
+        (torch.zeros(6, 18), 1, 0),
+    ],
+)
+def test_targets_that_are_not_plain(target, target_max, event_dims):
+    short = library.PLAIN_KERNELS[bernoulli_log_prob.schema.bernoulli_log_prob]
+    assert short(torch.zeros(6, 18), target, target_max, event_dims) is None
+
+
+class Watch(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_whoever_watches_sees_the_operator():
+    mu = torch.randn(6, 18)
+    with Watch() as mode:
+        F.reparametrize_kl(mu, mu, seed=1)
+    assert "fastvae.reparametrize_kl.default" in mode.seen
+    with torch.autograd.profiler.profile() as profile:
+        F.reparametrize_kl(mu, mu, seed=1)
+    assert "fastvae::reparametrize_kl" in {event.name for event in profile.function_events}
+
+
+def test_the_short_way_is_taken(monkeypatch):
+    taken = []
+    for operator, function in library.PLAIN_KERNELS.items():
+
+        def record(*arguments, operator=operator, function=function):
+            result = function(*arguments)
+            taken.append((str(operator), result is not None))
+            return result
+
+        monkeypatch.setitem(library.PLAIN_KERNELS, operator, record)
+    data = torch.randint(256, (9, 18), dtype=torch.uint8)
+    x = F.gather_batch(data, torch.arange(6), data_max=255, binarize="dynamic", seed=1)
+    mu, logvar = torch.randn(6, 36).requires_grad_().chunk(2, -1)
+    z, kl = F.reparametrize_kl(mu, logvar)
+    (F.bernoulli_log_prob(z, x) - kl).mean().backward()
+    assert taken == [
+        ("fastvae.gather_batch.default", True),
+        ("fastvae.reparametrize_kl.default", True),
+        ("fastvae.bernoulli_log_prob.default", True),
+        ("fastvae.bernoulli_log_prob_backward.default", True),
+        ("fastvae.reparametrize_kl_backward.default", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "usual"),
+    [
+        ({}, True),
+        ({"mu": nn.Parameter(torch.zeros(6, 18))}, True),
+        ({"mu": torch.zeros(6, 17)}, False),
+        ({"logvar": torch.zeros(6, 18).double()}, False),
+        ({"logvar": None}, False),
+        ({"event_dims": 3}, False),
+        ({"event_dims": True}, False),
+        ({"event_dims": -1}, False),
+        ({"draw": 2**32}, False),
+        ({"draw": 1.0}, False),
+        ({"row_offset": 2**63 - 1}, True),
+        ({"row_offset": 2**63}, False),
+        ({"row_offset": 2**70}, False),
+    ],
+)
+def test_arguments_that_need_no_word(change, usual):
+    zeros = torch.zeros(6, 18)
+    arguments = {"mu": zeros, "logvar": zeros, "event_dims": 1, "draw": 0, "row_offset": 0}
+    assert _core.plain_latent(**{**arguments, **change}) is usual
+
+
+# The exchange API
+
+
+class Header(ctypes.Structure):
+    """``DLPackExchangeAPIHeader``."""
+
+    _fields_ = (("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("previous", ctypes.c_void_p))
+
+
+CAPSULE_NAME = b"dlpack_exchange_api"
+
+
+def torch_with(header: Header | None) -> SimpleNamespace:
+    """A stand-in for torch whose tensors have this table."""
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    members = {"header": header}  # for as long as the capsule has its address
+    if header is not None:
+        members["__dlpack_c_exchange_api__"] = new(ctypes.addressof(header), CAPSULE_NAME, None)
+    kind = type("Tensor", (), members)
+    return SimpleNamespace(Tensor=kind, nn=nn, float32=torch.float32, get_num_threads=torch.get_num_threads)
+
+
+def test_a_table_of_another_major_version_is_refused():
+    assert _core.use_torch_tensors(torch)
+    assert not _core.use_torch_tensors(torch_with(Header(2, 0, None)))
+    assert not _core.use_torch_tensors(torch_with(Header(0, 9, None)))
+    assert not _core.use_torch_tensors(torch_with(None))
+
+
+def test_without_the_table_the_long_way_gives_the_same_bits():
+    code = """
+import hashlib, sys, torch
+if len(sys.argv) > 1:
+    torch.Tensor.__dlpack_c_exchange_api__ = None
+from fastvae import _core, functional as F
+from fastvae.ops import library
+torch.manual_seed(0)
+mu, logvar = (torch.randn(50, 33).requires_grad_() for _ in range(2))
+z, kl = F.reparametrize_kl(mu, logvar)
+(z.sin().sum() + kl.sum()).backward()
+results = [z.detach(), kl.detach(), mu.grad, logvar.grad]
+print(_core.plain_latent(mu, logvar, 1, 0, 0))
+print(hashlib.sha256(b"".join(t.numpy().tobytes() for t in results)).hexdigest())
+"""
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code, *extra], capture_output=True, text=True, check=True
+        ).stdout
+        for extra in ([], ["without"])
+    ]
+    (short, bits), (long, same_bits) = (output.split() for output in outputs)
+    assert (short, long) == ("True", "False")
+    assert bits == same_bits
