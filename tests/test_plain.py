@@ -189,6 +189,12 @@ def test_what_is_not_plain_is_left_to_the_long_way(name):
         assert gather(tensor, torch.tensor([0]), None, None, 0, None, "none", torch.float32) is None
 
 
+def seed_beyond_its_storage(size: int) -> torch.Tensor:
+    seed = torch.arange(2)[1]
+    seed.untyped_storage().resize_(size)
+    return seed
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -197,6 +203,8 @@ def test_what_is_not_plain_is_left_to_the_long_way(name):
         (SEED, 2, 5, 1, "sample", 0.5, 1),
         (SEED.int(), 2, 5, 1, "sample"),
         (torch.arange(2), 2, 5, 1, "sample"),
+        (seed_beyond_its_storage(0), 2, 5, 1, "sample"),
+        (seed_beyond_its_storage(8), 2, 5, 1, "sample"),
     ],
 )
 def test_arguments_that_are_not_plain(arguments):
@@ -239,6 +247,37 @@ def test_whoever_watches_sees_the_operator():
     with torch.autograd.profiler.profile() as profile:
         F.reparametrize_kl(mu, mu, seed=1)
     assert "fastvae::reparametrize_kl" in {event.name for event in profile.function_events}
+
+
+OPERATIONS = {
+    "reparametrize": lambda mu: F.reparametrize(mu, mu, seed=1),
+    "gaussian_kl": lambda mu: F.gaussian_kl(mu, mu),
+    "reparametrize_kl": lambda mu: F.reparametrize_kl(mu, mu, seed=1)[1],
+    "bernoulli_log_prob": lambda mu: F.bernoulli_log_prob(mu, torch.ones(6, 18)),
+    "gaussian_log_prob": lambda mu: F.gaussian_log_prob(mu, 0.0, torch.ones(6, 18)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Converting a tensor:torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_trace_records_the_operator(name):
+    """Not the memory that it was given, which a run of the trace would leave as it is."""
+    operation, first, second = OPERATIONS[name], torch.randn(6, 18), torch.randn(6, 18)
+    traced = torch.jit.trace(operation, first, check_trace=False)
+    assert torch.equal(traced(second), operation(second))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_batched_gradients_are_those_of_each(name):
+    """By torch's older vmap, which hides its batches in tensors of the usual type."""
+    mu = torch.randn(6, 18, requires_grad=True)
+    result = OPERATIONS[name](mu)
+    grads = torch.randn(3, *result.shape)
+    (batched,) = torch.autograd.grad(result, mu, grads, is_grads_batched=True, retain_graph=True)
+    for grad, one in zip(grads, batched, strict=True):
+        torch.testing.assert_close(one, torch.autograd.grad(result, mu, grad, retain_graph=True)[0])
 
 
 def test_the_short_way_is_taken(monkeypatch):

@@ -18,8 +18,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 from torch.nn import Parameter
@@ -133,14 +139,21 @@ def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
 
 
 def watched() -> bool:
-    """Whether a mode, a transform or a profiler wants to see the calls of operators."""
-    return _len_torch_dispatch_stack() > 0 or _are_functorch_transforms_active() or _profiler_enabled()
+    """Whether a mode, a transform, a trace or a profiler wants to see the calls of operators."""
+    return (
+        _len_torch_dispatch_stack() > 0
+        or _len_torch_function_stack() > 0
+        or _are_functorch_transforms_active()
+        or _get_tracing_state() is not None
+        or _profiler_enabled()
+    )
 
 
 def plainly_cpu(argument: Any) -> bool:
     """Whether the dispatcher could only choose the CPU kernel because of this argument."""
     if type(argument) is Tensor or type(argument) is Parameter:
-        return argument.is_cpu and not argument._is_zerotensor()
+        # `torch.autograd.grad(is_grads_batched=True)` has a batched tensor that is no subclass, and no level to see.
+        return argument.is_cpu and not argument._is_zerotensor() and not is_legacy_batchedtensor(argument)
     return not isinstance(argument, Tensor)
 
 
