@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyCapsule, PyDict, PyTuple};
 use std::ffi::{CStr, c_int, c_void};
+use std::ops::Deref;
 use std::{ptr, slice};
 
 /// The attribute of a tensor type, and the name of the capsule in it.
@@ -167,81 +168,58 @@ pub(crate) fn is_float32(dtype: &Bound<'_, PyAny>) -> bool {
     TORCH.get(dtype.py()).is_some_and(|torch| dtype.is(&torch.float32))
 }
 
-/// A tensor with nothing special about it: exactly a `Tensor` or a `Parameter`, dense, on the CPU, of a few axes, not
-/// empty, its elements aligned, within its storage, and as they are stored.
-pub(crate) struct Plain<'a, 'py> {
-    object: &'a Bound<'py, PyAny>,
+/// What the exchange API says of a tensor that is exactly a `Tensor` or a `Parameter`, dense, on the CPU, of a few axes,
+/// not empty, and aligned: all but whether its elements are within the storage and as they are stored.
+pub(crate) struct Described {
     pub(crate) kind: Kind,
-    pub(crate) address: usize,
+    address: usize,
     axes: usize,
     shape: [usize; MOST_AXES],
     strides: [usize; MOST_AXES],
 }
 
-impl<'a, 'py> Plain<'a, 'py> {
-    /// The tensor, if it is plain.
-    pub(crate) fn of(object: &'a Bound<'py, PyAny>) -> Option<Self> {
-        let plain = Self::described(object)?;
-        let py = object.py();
-        let storage = object.call_method0(intern!(py, "untyped_storage")).ok()?;
-        let bytes: usize = storage.call_method0(intern!(py, "nbytes")).ok()?.extract().ok()?;
-        let offset: usize = object.call_method0(intern!(py, "storage_offset")).ok()?.extract().ok()?;
-        let end = offset.checked_add(plain.extent()?)?.checked_mul(plain.kind.size())?;
-        let negated: bool = object.call_method0(intern!(py, "is_neg")).ok()?.extract().ok()?;
-        (end <= bytes && !negated).then_some(plain)
-    }
-
-    /// What the exchange API says of it: all but that its elements are as they are stored, and within the storage.
-    pub(crate) fn described(object: &'a Bound<'py, PyAny>) -> Option<Self> {
+impl Described {
+    /// Asks torch.
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> Option<Self> {
         let py = object.py();
         let torch = TORCH.get(py)?;
         let of = object.get_type_ptr();
         if of != torch.tensor.as_ptr().cast() && of != torch.parameter.as_ptr().cast() {
             return None;
         }
-        let mut described = DlTensor::NOTHING;
+        let mut told = DlTensor::NOTHING;
         // SAFETY: `object` has the type whose API this is, or one derived from it that is stored the same way; the
         // interpreter is held, and the description outlives the call.
-        if unsafe { (torch.describe)(object.as_ptr(), &raw mut described) } != 0 {
+        if unsafe { (torch.describe)(object.as_ptr(), &raw mut told) } != 0 {
             drop(PyErr::take(py));
             return None;
         }
-        let axes = usize::try_from(described.axes).ok().filter(|&axes| axes <= MOST_AXES)?;
-        let kind = Kind::new(described.code, described.bits, described.lanes)?;
-        let address = described.data.expose_provenance();
-        if described.device_type != CPU
-            || described.byte_offset != 0
+        let axes = usize::try_from(told.axes).ok().filter(|&axes| axes <= MOST_AXES)?;
+        let kind = Kind::new(told.code, told.bits, told.lanes)?;
+        let address = told.data.expose_provenance();
+        if told.device_type != CPU
+            || told.byte_offset != 0
             || address == 0
             || !address.is_multiple_of(kind.size())
         {
             return None;
         }
-        let mut plain = Self { object, kind, address, axes, shape: [1; MOST_AXES], strides: [0; MOST_AXES] };
+        let mut described = Self { kind, address, axes, shape: [1; MOST_AXES], strides: [0; MOST_AXES] };
         if axes > 0 {
-            if described.shape.is_null() || described.strides.is_null() {
+            if told.shape.is_null() || told.strides.is_null() {
                 return None;
             }
-            // SAFETY: both have a number for each axis, and live while the tensor is not changed, which takes the
-            // interpreter; they are copied before it is let go.
+            // SAFETY: both have a number for each axis, and live while the tensor keeps its shape. They are copied at
+            // once; whoever changes a tensor in another thread during a call races, as with torch's own operators.
             let (shape, strides) = unsafe {
-                (slice::from_raw_parts(described.shape, axes), slice::from_raw_parts(described.strides, axes))
+                (slice::from_raw_parts(told.shape, axes), slice::from_raw_parts(told.strides, axes))
             };
             for axis in 0..axes {
-                plain.shape[axis] = usize::try_from(shape[axis]).ok().filter(|&size| size > 0)?;
-                plain.strides[axis] = usize::try_from(strides[axis]).ok()?;
+                described.shape[axis] = usize::try_from(shape[axis]).ok().filter(|&size| size > 0)?;
+                described.strides[axis] = usize::try_from(strides[axis]).ok()?;
             }
         }
-        Some(plain)
-    }
-
-    /// The integer in a tensor of one.
-    pub(crate) fn integer(&self) -> Option<i64> {
-        if self.kind != Kind::I64 || self.elements() != Some(1) {
-            return None;
-        }
-        // SAFETY: the address is aligned and within the storage of a tensor that the caller holds, and nobody writes to
-        // it while the interpreter is held.
-        Some(unsafe { ptr::with_exposed_provenance::<i64>(self.address).read() })
+        Some(described)
     }
 
     pub(crate) fn shape(&self) -> &[usize] {
@@ -255,8 +233,46 @@ impl<'a, 'py> Plain<'a, 'py> {
     }
 
     /// The number of elements.
-    pub(crate) fn elements(&self) -> Option<usize> {
+    fn elements(&self) -> Option<usize> {
         self.shape().iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
+    }
+}
+
+/// A tensor with nothing special about it: its elements are also within its storage, and as they are stored.
+pub(crate) struct Plain<'a, 'py> {
+    object: &'a Bound<'py, PyAny>,
+    described: Described,
+}
+
+impl Deref for Plain<'_, '_> {
+    type Target = Described;
+
+    fn deref(&self) -> &Described {
+        &self.described
+    }
+}
+
+impl<'a, 'py> Plain<'a, 'py> {
+    /// The tensor, if it is plain.
+    pub(crate) fn of(object: &'a Bound<'py, PyAny>) -> Option<Self> {
+        let described = Described::of(object)?;
+        let py = object.py();
+        let storage = object.call_method0(intern!(py, "untyped_storage")).ok()?;
+        let bytes: usize = storage.call_method0(intern!(py, "nbytes")).ok()?.extract().ok()?;
+        let offset: usize = object.call_method0(intern!(py, "storage_offset")).ok()?.extract().ok()?;
+        let end = offset.checked_add(described.extent()?)?.checked_mul(described.kind.size())?;
+        let negated: bool = object.call_method0(intern!(py, "is_neg")).ok()?.extract().ok()?;
+        (end <= bytes && !negated).then_some(Self { object, described })
+    }
+
+    /// The integer in a tensor of one.
+    pub(crate) fn integer(&self) -> Option<i64> {
+        if self.kind != Kind::I64 || self.elements() != Some(1) {
+            return None;
+        }
+        // SAFETY: the address is aligned and within the storage of a tensor that the caller holds; for one that another
+        // thread changes meanwhile, see `Described::of`.
+        Some(unsafe { ptr::with_exposed_provenance::<i64>(self.address).read() })
     }
 
     /// The tensor as rows of its `event_dims` trailing axes, if memory allows to read it so.
@@ -291,7 +307,7 @@ impl<'a, 'py> Plain<'a, 'py> {
         let sizes =
             if shape.is_empty() { PyTuple::new(py, [PyTuple::empty(py)])? } else { PyTuple::new(py, shape)? };
         let new = self.object.call_method(intern!(py, "new_empty"), sizes, options)?;
-        let address = Plain::described(&new)
+        let address = Described::of(&new)
             .filter(|made| made.kind == kind && made.shape() == shape && made.elements() == made.extent())
             .map(|made| made.address);
         let address = address.ok_or_else(|| PyRuntimeError::new_err("new_empty gave something else"))?;

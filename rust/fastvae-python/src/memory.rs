@@ -1,4 +1,4 @@
-//! From addresses to slices: the one place of this crate with `unsafe`.
+//! From addresses to slices.
 
 use fastvae_core::Matrix;
 use pyo3::exceptions::PyValueError;

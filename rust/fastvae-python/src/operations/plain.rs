@@ -8,7 +8,7 @@ use super::Strided;
 use super::gather::gather_batch;
 use super::latent::{latent_backward, latent_forward};
 use super::likelihood::{bernoulli_backward, bernoulli_forward};
-use crate::exchange::{InRows, Kind, Plain, is_float32, threads};
+use crate::exchange::{Described, InRows, Kind, Plain, is_float32, threads};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
@@ -82,7 +82,7 @@ pub(crate) fn plain_latent(
     draw: &Bound<'_, PyAny>,
     row_offset: &Bound<'_, PyAny>,
 ) -> bool {
-    let (Some(mu), Some(logvar)) = (Plain::described(mu), Plain::described(logvar)) else { return false };
+    let (Some(mu), Some(logvar)) = (Described::of(mu), Described::of(logvar)) else { return false };
     dtype(mu.kind).is_some()
         && mu.kind == logvar.kind
         && mu.shape() == logvar.shape()
