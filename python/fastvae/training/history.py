@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple, TypeAlias
 
@@ -38,7 +37,7 @@ class Means(NamedTuple):
 
 
 MOST_PENDING = 32
-"""How many batches wait to be summed together."""
+"""How many batches wait to be added together."""
 
 
 class EpochTotals:
@@ -55,12 +54,15 @@ class EpochTotals:
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(4, dtype=self._dtype, device=device)
         self._pending = list[tuple[Tensor, Tensor, Tensor]]()
+        self._sizes = dict[int, Tensor]()
         self.steps = 0
 
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
         """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0)."""
-        # Summed together later: on small networks each operation takes as long as a layer.
-        self._pending.append((terms.recon.detach(), terms.kl.detach(), skipped))
+        # No more than has to be done before the tensors may be used again: on small networks each operation takes as
+        # long as a layer.
+        sums = torch.stack((terms.recon.detach(), terms.kl.detach())).sum(1, dtype=self._dtype)
+        self._pending.append((sums, self._size(len(terms.recon)), skipped))
         self.steps += 1
         if len(self._pending) == MOST_PENDING:
             self._sums += self._pending_sums()
@@ -68,16 +70,19 @@ class EpochTotals:
 
     def _pending_sums(self) -> Tensor:
         """The recon, the KL, the number of samples and that of steps among what waits."""
-        sums = torch.zeros_like(self._sums)
-        for samples, steps in itertools.groupby(self._pending, lambda step: len(step[0])):
-            recon, kl, skipped = zip(*steps, strict=True)
-            terms = torch.stack((*recon, *kl)).sum(1, dtype=self._dtype).view(2, -1)
-            kept = torch.stack(skipped) == 0
-            # Not a product: what was skipped may be infinite.
-            terms = torch.where(kept, terms, terms.new_zeros(())).sum(1)
-            count = kept.sum(dtype=self._dtype)
-            sums += torch.stack((*terms, count * samples, count))
-        return sums
+        if not self._pending:
+            return torch.zeros_like(self._sums)
+        sums, sizes, skipped = zip(*self._pending, strict=True)
+        steps = torch.cat((torch.stack(sums), torch.stack(sizes)), 1)
+        # Not a product: what was skipped may be infinite.
+        kept = (torch.stack(skipped) == 0).unsqueeze(1)
+        return torch.where(kept, steps, steps.new_zeros(())).sum(0)
+
+    def _size(self, samples: int) -> Tensor:
+        """The number of samples and of steps in a batch, on the device."""
+        if samples not in self._sizes:
+            self._sizes[samples] = self._sums.new_tensor([samples, 1])
+        return self._sizes[samples]
 
     def read(self) -> Means:
         """Wait for the device and give the averages; NaN where every step was skipped."""

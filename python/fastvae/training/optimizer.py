@@ -77,7 +77,7 @@ class CautiousAdam:
             state.parameter.grad = None
         loss.backward()
         with torch.no_grad():
-            skipped = _found_inf([loss.detach(), *_gradients(self._states)])
+            skipped = _found_inf(loss.detach(), _gradients(self._states))
             counted = 1 - skipped
             for states, learning_rate, weight_decay in self._groups:
                 used = [state for state in states if state.parameter.grad is not None]
@@ -105,16 +105,17 @@ class CautiousAdam:
         return skipped
 
 
-def _found_inf(tensors: list[Tensor]) -> Tensor:
-    """1 if one of the tensors is not finite, else 0, a float32 scalar on the device."""
-    found = torch.zeros((), dtype=torch.float32, device=tensors[0].device)
+def _found_inf(loss: Tensor, gradients: list[Tensor]) -> Tensor:
+    """1 if the loss or a gradient is not finite, else 0, a float32 scalar on the device."""
+    tensors = [loss, *gradients]
     plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
-    if plain and found.device.type in {"cpu", "cuda"}:
-        # What torch's GradScaler does, one operation for all gradients; it multiplies them by 1.
+    if plain and loss.device.type in {"cpu", "cuda"}:
+        found = torch.zeros((), dtype=torch.float32, device=loss.device)
+        # What torch's GradScaler does, one operation for all of them; it multiplies them by 1.
         torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones_like(found))
         return found
-    norm = nn.utils.get_total_norm(tensors)
-    return (~norm.isfinite()).to(torch.float32)
+    norm = nn.utils.get_total_norm(gradients)
+    return (~(loss.isfinite() & norm.isfinite())).to(torch.float32)
 
 
 def _gradients(states: Sequence[_State]) -> list[Tensor]:
