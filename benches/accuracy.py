@@ -102,10 +102,11 @@ def normals(numbers: Numbers) -> Iterator[Quantity]:
     e = numbers.exact
     truth, size = [], []
     for radial, angular in ((first, second), (third, fourth)):
-        # The contract rounds the uniform to float32 before its logarithm.
-        uniform = ((radial.double() + 0.5) / 2**32).float()
+        # The contract rounds the uniform to float32 before its logarithm, twice.
+        uniform = (radial.float() + 0.5) / 2**32
         radius = np.sqrt(-2 * e.log(e.array(uniform)))
-        angle = 2 * e.pi * (e.array(angular) + 0.5) / 2**32
+        half_turn, quarters = angular >> 31, (angular + 2**30) % 2**31 - 2**30
+        angle = 2 * e.pi * (e.array(half_turn) / 2 + (e.array(quarters) + 0.5) / 2**32)
         truth += [radius * e.cos(angle), radius * e.sin(angle)]
         size += [radius, radius]
     shape = (numbers.rows, ROW)

@@ -92,6 +92,29 @@ def test_the_document_describes_the_kernels(seed, draw, row, columns):
     assert document["fold_in"](seed, row) == noise.fold_in(seed, row) % 2**64
 
 
+@docs
+def test_the_document_has_the_radius_of_the_reference_at_its_ends():
+    """Where u is smallest, where it rounds to 1 (a radius of -0) and on both sides of 3/4."""
+    words = [0, 1, 3 * 2**30 - 1, 3 * 2**30, 2**32 - 129, 2**32 - 128, 2**32 - 1]
+    with np.errstate(over="ignore"):
+        described = np.array([run_document()["radius"](word) for word in words], np.float32)
+    assert np.array_equal(
+        described.view(np.int32), reference.radius(torch.tensor(words)).numpy().view(np.int32)
+    )
+
+
+def test_a_radius_of_zero_has_the_sign_of_the_reference():
+    """Where u rounds to 1, which it does once in 2^25 pairs."""
+    seed, draw, column = 1, 12, 3_772_110
+    _, _, radial, angular = reference.philox((column // 4, draw, 0, 0), (seed, 0))
+    assert radial == 0xFFFFFFFF
+    pair = noise.normal((1, column + 2), seed, draw=draw)[0, -2:]
+    r = reference.radius(torch.tensor([radial]))
+    expected = torch.cat([r * part for part in reference.half_circle(torch.tensor([angular]))])
+    assert same(pair, expected)
+    assert pair.signbit().tolist() == [True, False]
+
+
 @given(shapes, seeds, draws, offsets)
 def test_kernels_and_reference_give_the_same_bits(shape, seed, draw, offset):
     key = torch.tensor(seed)

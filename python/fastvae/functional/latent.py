@@ -139,7 +139,7 @@ def gaussian_kl(
         ``"sum"``: the sum of everything, a scalar;
         ``"mean"``: that sum over the number of elements;
         ``"batchmean"``: that sum over the number of latents, the KL term of the ELBO.
-        A sum that overflows the dtype of the result is infinite, and its means with it.
+        A sum above half the largest number of the dtype of the result is infinite, and its means with it.
     free_bits : float
         Floor in nats: a latent counts ``sum over groups of max(free_bits, KL of the group)``, and a group at
         or below the floor has no gradient. 0 is the KL itself. From the standard normal only, and not with

@@ -1,37 +1,44 @@
 //! The Gaussian KL of one element and its gradients, on lanes, in nats.
 
 use crate::lanes::{Floats, Scalar};
-use crate::math::{Exponential, exponential};
+use crate::math::{Deviation, deviation};
 
-/// What the KL needs to know of the ratio of two standard deviations, s = e^h.
+/// What the KL needs to know of the ratio of two standard deviations, s.
 #[derive(Clone, Copy)]
 pub(crate) struct Ratio<V> {
     /// s - 1.
     pub growth: V,
-    /// s - 1 - h.
-    pub excess: V,
+    /// 2 (s - 1 - ln s).
+    pub twice_excess: V,
 }
 
 impl<V: Floats> Ratio<V> {
-    /// The ratio to a standard deviation of 1, from the exponential of logvar / 2.
+    /// The ratio to a standard deviation of 1.
     #[inline(always)]
-    pub(crate) fn to_unit(e: Exponential<V>) -> Self {
-        Self { growth: e.growth, excess: e.excess }
+    pub(crate) fn to_unit(sigma: Deviation<V>) -> Self {
+        let growth = sigma.growth();
+        Self { growth, twice_excess: sigma.twice_excess(growth) }
     }
 
-    /// The KL of a Gaussian whose mean is `distance` standard deviations of the prior away.
+    /// Twice the KL of a Gaussian whose mean is `distance` standard deviations of the prior away.
     ///
-    /// With l = 2 h, e^l - 1 - l = 2 (e^h - 1 - h) + (e^h - 1)^2: two terms that are never negative.
+    /// With l = 2 ln s, e^l - 1 - l = 2 (s - 1 - ln s) + (s - 1)^2: two terms that are never negative.
+    #[inline(always)]
+    pub(crate) fn twice_kl(self, distance: V) -> V {
+        distance.fma(distance, self.growth.fma(self.growth, self.twice_excess))
+    }
+
+    /// The KL itself.
     #[inline(always)]
     pub(crate) fn kl(self, distance: V) -> V {
-        let half = V::splat(V::Scalar::HALF);
-        half.mul(distance).fma(distance, half.mul(self.growth).fma(self.growth, self.excess))
+        self.twice_kl(distance).mul(V::splat(V::Scalar::HALF))
     }
 
-    /// s^2 - 1: twice the gradient with respect to the logarithm of the variance.
+    /// (s^2 - 1) / 2: the gradient with respect to the logarithm of the variance.
     #[inline(always)]
-    pub(crate) fn variance_growth(self) -> V {
-        self.growth.mul(self.growth.add(V::splat(V::Scalar::TWO)))
+    pub(crate) fn of_logvar(self) -> V {
+        let (half, one) = (V::splat(V::Scalar::HALF), V::splat(V::Scalar::ONE));
+        self.growth.mul(self.growth.fma(half, one))
     }
 }
 
@@ -54,15 +61,16 @@ pub(crate) fn relative<V: Floats>(mu: V, logvar: V, prior_mu: V, prior_logvar: V
     let difference = logvar.sub(prior_logvar);
     let back = difference.sub(logvar);
     let error = logvar.sub(difference.sub(back)).sub(prior_logvar.add(back));
-    let e = exponential(difference.mul(half));
+    let s = deviation(difference);
+    let (value, Ratio { growth, twice_excess }) = (s.value(), Ratio::to_unit(s));
     // Where the difference is infinite its error is NaN, and where the exponential overflowed infinity times 0
     // would be: there is nothing to correct.
     let finite = V::splat(V::Scalar::MAX);
-    let correction = difference.select_within(finite, error.mul(half), V::splat(V::Scalar::ZERO));
+    let correction = difference.select_within(finite, error, V::splat(V::Scalar::ZERO));
     let ratio = Ratio {
-        growth: e.value.select_within(finite, e.value.fma(correction, e.growth), e.growth),
-        excess: e.value.select_within(finite, e.growth.fma(correction, e.excess), e.excess),
+        growth: growth.select_within(finite, value.fma(correction.mul(half), growth), growth),
+        twice_excess: growth.select_within(finite, growth.fma(correction, twice_excess), twice_excess),
     };
-    let inverse = exponential(prior_logvar.mul(V::splat(V::Scalar::ZERO - V::Scalar::HALF))).value;
+    let inverse = deviation(V::splat(V::Scalar::ZERO).sub(prior_logvar)).value();
     Relative { distance: mu.sub(prior_mu).mul(inverse), inverse, ratio }
 }

@@ -1,39 +1,43 @@
 //! The functions behind the kernels, on lanes.
 //!
-//! Coefficients of `log`, `sin` and `cos` are those of Cephes (`logf`, `sinf`, `cosf`); those of the exponential
-//! and of the inverse hyperbolic tangent are Chebyshev fits. Each function is a fixed sequence of correctly rounded operations.
+//! Coefficients are minimax fits. Each function is a fixed sequence of correctly rounded operations.
 
 use crate::lanes::{Floats, Scalar, Words};
 
+/// -2 ln(1 + f) / f on [-1/4, 1/2], highest power first.
 const LOG: [f32; 9] = [
-    7.0376836292e-2,
-    -1.1514610310e-1,
-    1.1676998740e-1,
-    -1.2420140846e-1,
-    1.4249322787e-1,
-    -1.6668057665e-1,
-    2.0000714765e-1,
-    -2.4999993993e-1,
-    3.3333331174e-1,
+    -0.10822345316410065,
+    0.24153436720371246,
+    -0.2998899519443512,
+    0.33648642897605896,
+    -0.39951813220977783,
+    0.49986448884010315,
+    -0.6666718125343323,
+    1.000001311302185,
+    -2.0,
 ];
-const LOG_LN_2_HIGH: f32 = 0.693359375;
-const LOG_LN_2_LOW: f32 = -2.12194440e-4;
-const SIN: [f32; 3] = [-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1];
-const COS: [f32; 3] = [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2];
-/// pi/2 * 2^-30: one unit of a 30-bit fraction of a quarter turn, in radians.
-const QUARTER_TURN: f32 = 1.462918119976564e-9;
-/// The bits of sqrt(1/2): mantissas are taken between it and sqrt(2).
-const SQRT_HALF_BITS: u32 = 0x3F35_04F3;
+/// -2 ln 2.
+const LOG_2: f32 = -1.3862943649291992;
+/// sin(pi/2 v) / v in powers of v^2 on [0, 1], highest first.
+const SIN: [f32; 5] = [
+    0.00015148513193707913,
+    -0.004673766437917948,
+    0.07968967407941818,
+    -0.6459637880325317,
+    1.5707963705062866,
+];
+/// cos(pi/2 v), likewise.
+const COS: [f32; 6] = [
+    -2.3848338969401084e-05,
+    0.0009177876054309309,
+    -0.020862752571702003,
+    0.2536693215370178,
+    -1.2337005138397217,
+    1.0,
+];
 
-/// Horner's rule, highest power first.
-#[inline(always)]
-fn polynomial<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
-    let mut sum = V::splat(coefficients[0]);
-    for &coefficient in &coefficients[1..] {
-        sum = sum.fma(x, V::splat(coefficient));
-    }
-    sum
-}
+/// 2^-31.
+const STEP: f32 = 1.0 / 2_147_483_648.0;
 
 /// Horner's rule, lowest power first.
 #[inline(always)]
@@ -45,7 +49,7 @@ fn series<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
     sum
 }
 
-/// sqrt(-2 ln u) with u = (word + 1/2) / 2^32 rounded to `f32`: the radius of Box-Muller.
+/// sqrt(-2 ln u) with u = (word + 1/2) / 2^32, the word rounded to `f32` and u again: the radius of Box-Muller.
 ///
 /// Several vectors go through each step together: one alone waits for its own results.
 #[inline(always)]
@@ -53,108 +57,160 @@ pub(crate) fn radius<W: Words, const N: usize>(words: [W; N]) -> [W::Floats; N] 
     let splat = W::Floats::splat;
     let (mut f, mut e, mut y) = ([splat(0.0); N], [splat(0.0); N], [splat(LOG[0]); N]);
     for i in 0..N {
-        let high = words[i].shift_right::<16>().signed_to_floats();
-        let low = words[i].and(W::splat(0xFFFF)).signed_to_floats();
-        let u = high.fma(splat(65536.0), low.add(splat(0.5))).mul(splat(1.0 / 4_294_967_296.0));
-        let bits = W::from_bits(u);
-        let exponent = bits.sub(W::splat(SQRT_HALF_BITS)).shift_right_signed::<23>();
-        f[i] = bits.sub(exponent.shift_left::<23>()).to_floats().sub(splat(1.0));
-        e[i] = exponent.signed_to_floats();
+        let (mantissa, exponent) = words[i].fraction();
+        f[i] = mantissa.sub(splat(1.0));
+        e[i] = exponent;
     }
     for &coefficient in &LOG[1..] {
         for i in 0..N {
-            y[i] = y[i].fma(f[i], splat(coefficient));
+            y[i] = y[i].fma(f[i], splat(coefficient)).in_step();
         }
     }
     for i in 0..N {
-        let square = f[i].mul(f[i]);
-        let excess = e[i].fma(splat(LOG_LN_2_LOW), y[i].mul(f[i]).mul(square));
-        let excess = square.fma(splat(-0.5), excess);
-        let logarithm = e[i].fma(splat(LOG_LN_2_HIGH), f[i].add(excess));
-        y[i] = logarithm.mul(splat(-2.0)).sqrt();
+        y[i] = e[i].fma(splat(LOG_2), y[i].mul(f[i])).sqrt();
     }
     y
 }
 
-/// cos and sin of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it.
+/// cos and sin of a quarter turn times v = (k + 1/2) / 2^30, with k the lower 31 bits as a signed number: what the
+/// upper bit adds, half a turn, is left to [`half_turn`].
 #[inline(always)]
-pub(crate) fn circle<W: Words, const N: usize>(words: [W; N]) -> [(W::Floats, W::Floats); N] {
+pub(crate) fn half_circle<W: Words, const N: usize>(words: [W; N]) -> [(W::Floats, W::Floats); N] {
     let splat = W::Floats::splat;
+    let (mut v, mut square) = ([splat(0.0); N], [splat(0.0); N]);
+    let (mut sine, mut cosine) = ([splat(SIN[0]); N], [splat(COS[0]); N]);
+    for i in 0..N {
+        let doubled = words[i].shift_left::<1>().signed_to_floats();
+        v[i] = doubled.fma(splat(STEP), splat(STEP));
+        square[i] = v[i].mul(v[i]);
+    }
+    for &coefficient in &SIN[1..] {
+        for i in 0..N {
+            sine[i] = sine[i].fma(square[i], splat(coefficient)).in_step();
+        }
+    }
+    for &coefficient in &COS[1..] {
+        for i in 0..N {
+            cosine[i] = cosine[i].fma(square[i], splat(coefficient)).in_step();
+        }
+    }
     let mut points = [(splat(0.0), splat(0.0)); N];
     for i in 0..N {
-        let turned = words[i].add(W::splat(0x2000_0000));
-        let fraction = turned.and(W::splat(0x3FFF_FFFF)).sub(W::splat(0x2000_0000)).signed_to_floats();
-        let angle = fraction.add(splat(0.5)).mul(splat(QUARTER_TURN));
-        let square = angle.mul(angle);
-        let sine = polynomial(square, &SIN).mul(square).fma(angle, angle);
-        let cosine = polynomial(square, &COS).mul(square).fma(square, square.fma(splat(-0.5), splat(1.0)));
-        let swap = turned.shift_left::<1>();
-        let x = swap.select_by_sign(sine, cosine);
-        let y = swap.select_by_sign(cosine, sine);
-        let sign = W::splat(0x8000_0000);
-        let x_sign = turned.add(W::splat(0x4000_0000)).and(sign);
-        let y_sign = turned.and(sign);
-        points[i] = (W::from_bits(x).xor(x_sign).to_floats(), W::from_bits(y).xor(y_sign).to_floats());
+        points[i] = (cosine[i], sine[i].mul(v[i]));
     }
     points
 }
 
-/// e^h and what is left of it when its first terms are taken away.
-#[derive(Clone, Copy)]
-pub(crate) struct Exponential<V> {
-    /// e^r - 1 of the reduced argument r = h - n ln 2.
-    reduced: V,
-    /// The exponent n.
-    exponent: V,
-    /// e^h.
-    pub value: V,
-    /// e^h - 1.
-    pub growth: V,
-    /// e^h - 1 - h.
-    pub excess: V,
+/// A radius to the side on which the upper bit of the word puts the angle.
+#[inline(always)]
+pub(crate) fn half_turn<W: Words>(radius: W::Floats, word: W) -> W::Floats {
+    W::from_bits(radius).xor(word.and(W::splat(1 << 31))).to_floats()
 }
 
-impl<V: Floats> Exponential<V> {
-    /// e^h * factor: rounded as one product, also where e^h alone is subnormal.
+/// The standard deviation sigma = e^(l / 2) of a variance given by its logarithm l, and what is left of it when its
+/// first terms are taken away.
+///
+/// With l = n ln 4 + r, sigma = 2^n e^(r / 2).
+#[derive(Clone, Copy)]
+pub(crate) struct Deviation<V> {
+    logvar: V,
+    /// n.
+    exponent: V,
+    /// 2 e^(r / 2) - 2.
+    twice_growth: V,
+    /// 2 e^(r / 2) - 2 - r.
+    twice_excess: V,
+}
+
+impl<V: Floats> Deviation<V> {
+    /// sigma.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn value(self) -> V {
+        self.times(V::splat(V::Scalar::ONE))
+    }
+
+    /// sigma times a factor: rounded as one product, also where sigma alone is subnormal.
     #[inline(always)]
     #[must_use]
     pub(crate) fn times(self, factor: V) -> V {
-        self.reduced.fma(factor, factor).scale(self.exponent)
+        self.twice_growth.fma(factor, factor.add(factor)).scale(self.exponent.sub(V::splat(V::Scalar::ONE)))
+    }
+
+    /// Half of that.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn half_times(self, factor: V) -> V {
+        self.twice_growth.fma(factor, factor.add(factor)).scale(self.exponent.sub(V::splat(V::Scalar::TWO)))
+    }
+
+    /// sigma - 1, without cancellation; infinite from 2^(m + 1/2) on, 2^m the largest power of two of the type.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn growth(self) -> V {
+        let one = V::splat(V::Scalar::ONE);
+        let half_power = self.exponent.sub(one).power_of_two();
+        self.twice_growth.fma(half_power, half_power.add(half_power).sub(one))
+    }
+
+    /// 2 (sigma - 1 - l / 2), given sigma - 1: without cancellation where sigma is near 1.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn twice_excess(self, growth: V) -> V {
+        let half = V::splat(V::Scalar::HALF);
+        self.exponent.select_within(half, self.twice_excess, growth.add(growth).sub(self.logvar))
     }
 }
 
-/// The exponential, each part to the precision of the type for every finite h.
+/// The standard deviation of a variance: each part to the precision of the type for every finite logarithm.
 ///
-/// With e^r = 1 + r + r^2 q(r) on the reduced argument, the parts never come from a difference of near equals.
-/// h = -inf gives 0, -1 and +inf, h = +inf gives +inf, +inf and NaN, NaN gives NaN.
+/// A logarithm of -inf gives sigma = 0, NaN gives NaN.
 #[inline(always)]
-pub(crate) fn exponential<V: Floats>(h: V) -> Exponential<V> {
-    let splat = V::splat;
-    // Beyond these the exponential is 0 or infinite anyway; within them the exponent fits.
-    let limited = h
-        .at_most(splat(V::Scalar::EXP_SATURATES))
-        .at_least(splat(V::Scalar::ZERO - V::Scalar::EXP_SATURATES));
-    let magic = splat(V::Scalar::MAGIC);
-    let n = limited.fma(splat(V::Scalar::LOG2_E), magic).sub(magic);
-    let rest = n.fma(splat(V::Scalar::ZERO - V::Scalar::LN_2_HIGH), limited);
-    let low = splat(V::Scalar::ZERO - V::Scalar::LN_2_LOW);
-    let r = n.fma(low, rest);
-    // What r lost in rounding: a quarter of an ulp of the result.
-    let lost = n.fma(low, rest.sub(r));
-    let square = r.mul(r);
-    let q = series(r, V::Scalar::EXP_EXCESS);
-    let p = r.add(square.fma(q, lost));
-    let one = splat(V::Scalar::ONE);
-    let value = p.add(one).scale(n);
-    let scale = n.power_of_two();
-    let exact = splat(V::Scalar::EXACT_EXPONENT);
-    let growth = n.select_within(exact, p.fma(scale, scale.sub(one)), value.sub(one));
-    let excess = n.select_within(splat(V::Scalar::HALF), square.mul(q), growth.sub(h));
-    Exponential { reduced: p, exponent: n, value, growth, excess }
+pub(crate) fn deviation<V: Floats>(logvar: V) -> Deviation<V> {
+    let [deviation] = deviations([logvar]);
+    deviation
 }
 
-/// e^-d, to an ulp, for d from minus [`Scalar::EXP_SATURATES`] on, or NaN: the value that [`exponential`] gives, with
-/// two thirds of its operations.
+/// The standard deviations of several vectors side by side.
+///
+/// With 2 e^(r / 2) = 2 + r + r^2 q(r), the parts never come from a difference of near equals.
+#[inline(always)]
+pub(crate) fn deviations<V: Floats, const N: usize>(logvar: [V; N]) -> [Deviation<V>; N] {
+    let splat = V::splat;
+    let zero = splat(V::Scalar::ZERO);
+    let coefficients = V::Scalar::EXP_EXCESS;
+    let (mut r, mut lost) = ([zero; N], [zero; N]);
+    let mut q = [splat(coefficients[coefficients.len() - 1]); N];
+    let nothing = Deviation { logvar: zero, exponent: zero, twice_growth: zero, twice_excess: zero };
+    let mut results = [nothing; N];
+    for i in 0..N {
+        // Beyond these sigma is 0 or infinite anyway; within them the exponent fits.
+        let limited = logvar[i]
+            .at_most(splat(V::Scalar::TWO * V::Scalar::EXP_SATURATES))
+            .at_least(splat(V::Scalar::ZERO - V::Scalar::TWO * V::Scalar::EXP_SATURATES));
+        let magic = splat(V::Scalar::MAGIC);
+        let n = limited.fma(splat(V::Scalar::HALF * V::Scalar::LOG2_E), magic).sub(magic);
+        let rest = n.fma(splat(V::Scalar::ZERO - V::Scalar::TWO * V::Scalar::LN_2_HIGH), limited);
+        let low = splat(V::Scalar::ZERO - V::Scalar::TWO * V::Scalar::LN_2_LOW);
+        r[i] = n.fma(low, rest);
+        // What r lost in rounding: a quarter of an ulp of sigma.
+        lost[i] = n.fma(low, rest.sub(r[i]));
+        results[i] = Deviation { logvar: logvar[i], exponent: n, ..nothing };
+    }
+    for &coefficient in coefficients.iter().rev().skip(1) {
+        for i in 0..N {
+            q[i] = q[i].fma(r[i], splat(coefficient)).in_step();
+        }
+    }
+    for i in 0..N {
+        let twice_excess = r[i].mul(r[i]).mul(q[i]);
+        let twice_growth = r[i].add(twice_excess.add(lost[i]));
+        results[i] = Deviation { twice_growth, twice_excess, ..results[i] };
+    }
+    results
+}
+
+/// e^-d, to an ulp, for d from minus [`Scalar::EXP_SATURATES`] on, or NaN: with fewer operations than [`deviation`] takes.
 #[inline(always)]
 pub(crate) fn decay<V: Floats>(d: V) -> V {
     let splat = V::splat;

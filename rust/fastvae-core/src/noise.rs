@@ -1,19 +1,20 @@
 //! The noise contract (`docs/noise.md`): a pure function of (seed, draw, row, column).
 
+use crate::Execution;
 use crate::lanes::{Floats, LANES, Vectors, Words, store};
 use crate::level::{Kernel, dispatch};
-use crate::math::{circle, radius};
+use crate::math::{half_circle, half_turn, radius};
+use crate::philox::{self, Chains};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
-use crate::{Execution, philox};
 
 /// Columns that one Philox block serves.
 pub const BLOCK: usize = 4;
 
 /// Slots whose noise is made together: with sixteen lanes a vector of blocks gives four vectors of values.
-const GROUP: usize = 4;
+pub(crate) const GROUP: usize = 4;
 
-/// The block of each lane, counted from the first of a group: the transposition that brings the four values of a
-/// block next to each other then stays within squares of four lanes, which is cheap at every level.
+/// The block of each lane, counted from the first of a group: what [`Words::last_round`] and [`Words::weave`] then
+/// give, without a move between the quarters of a vector, are slots of sixteen neighbours.
 const ORDER: [u32; LANES] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// The block of each lane, counted from the first of its slot.
@@ -53,16 +54,16 @@ pub struct Noise<'a> {
 }
 
 impl Noise<'_> {
-    fn key(&self) -> [u32; 2] {
-        [self.seed as u32, (self.seed >> 32) as u32]
+    /// The keys of the rounds.
+    pub(crate) fn keys(&self) -> philox::Keys {
+        philox::schedule([self.seed as u32, (self.seed >> 32) as u32])
     }
 
-    /// The counters of four slots that follow each other in a row.
+    /// The counter words that the blocks of a row share.
     #[inline(always)]
-    fn neighbours<W: Words>(&self, row: usize, column: usize) -> [W; 4] {
+    fn shared(&self, row: usize) -> [u32; 3] {
         let number = self.rows.number(row);
-        let columns = W::load(&ORDER).add(W::splat((column / BLOCK) as u32));
-        [columns, W::splat(self.draw), W::splat(number as u32), W::splat((number >> 32) as u32)]
+        [self.draw, number as u32, (number >> 32) as u32]
     }
 
     /// The counters of any four slots.
@@ -79,10 +80,10 @@ impl Noise<'_> {
     }
 }
 
-/// What becomes of the four words of a block.
+/// What becomes of words.
 pub trait Distribution {
-    /// Four values from four words, for several vectors of blocks.
-    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N];
+    /// Two values from each two words, for several vectors of them.
+    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N];
 }
 
 /// Standard normals by Box-Muller on word pairs.
@@ -91,17 +92,16 @@ pub struct Normal;
 
 impl Distribution for Normal {
     #[inline(always)]
-    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N] {
-        let (mut first, mut second) = ([blocks[0][0]; N], [blocks[0][1]; N]);
-        let (mut third, mut fourth) = ([blocks[0][2]; N], [blocks[0][3]; N]);
-        for i in 0..N {
-            [first[i], second[i], third[i], fourth[i]] = blocks[i];
+    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N] {
+        let (mut first, mut second) = ([pairs[0][0]; N], [pairs[0][1]; N]);
+        for i in 1..N {
+            [first[i], second[i]] = pairs[i];
         }
-        let (r, s) = (radius(first), radius(third));
-        let (p, q) = (circle(second), circle(fourth));
-        let mut values = [[W::Floats::splat(0.0); 4]; N];
+        let (radii, points) = (radius(first), half_circle(second));
+        let mut values = [[W::Floats::splat(0.0); 2]; N];
         for i in 0..N {
-            values[i] = [r[i].mul(p[i].0), r[i].mul(p[i].1), s[i].mul(q[i].0), s[i].mul(q[i].1)];
+            let r = half_turn(radii[i], second[i]);
+            values[i] = [r.mul(points[i].0), r.mul(points[i].1)];
         }
         values
     }
@@ -113,11 +113,10 @@ pub struct Uniform;
 
 impl Distribution for Uniform {
     #[inline(always)]
-    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N] {
-        let mut values = [[W::Floats::splat(0.0); 4]; N];
+    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N] {
+        let mut values = [[W::Floats::splat(0.0); 2]; N];
         for i in 0..N {
-            let [a, b, c, d] = blocks[i];
-            values[i] = [unit(a), unit(b), unit(c), unit(d)];
+            values[i] = [unit(pairs[i][0]), unit(pairs[i][1])];
         }
         values
     }
@@ -129,11 +128,10 @@ pub(crate) struct Upper24;
 
 impl Distribution for Upper24 {
     #[inline(always)]
-    fn transform<W: Words, const N: usize>(blocks: [[W; 4]; N]) -> [[W::Floats; 4]; N] {
-        let mut values = [[W::Floats::splat(0.0); 4]; N];
+    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N] {
+        let mut values = [[W::Floats::splat(0.0); 2]; N];
         for i in 0..N {
-            let [a, b, c, d] = blocks[i];
-            values[i] = [upper(a), upper(b), upper(c), upper(d)];
+            values[i] = [upper(pairs[i][0]), upper(pairs[i][1])];
         }
         values
     }
@@ -150,12 +148,64 @@ fn unit<W: Words>(word: W) -> W::Floats {
     word.shift_right::<8>().signed_to_floats().mul(W::Floats::splat(1.0 / 16_777_216.0))
 }
 
+/// The values of blocks, as four slots for each chain.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+fn values<W: Words, D: Distribution, const CHAINS: usize>(
+    words: [[[W; 2]; 2]; CHAINS],
+) -> [[W::Floats; GROUP]; CHAINS] {
+    let mut values = [[W::Floats::splat(0.0); GROUP]; CHAINS];
+    if CHAINS == 2 {
+        let [a, b, c, d] = D::transform([words[0][0], words[0][1], words[1][0], words[1][1]]);
+        values[0] = slots::<W>(a, b);
+        values[1] = slots::<W>(c, d);
+    } else {
+        for i in 0..CHAINS {
+            let [even, odd] = D::transform(words[i]);
+            values[i] = slots::<W>(even, odd);
+        }
+    }
+    values
+}
+
+/// The slots of a chain.
+#[inline(always)]
+fn slots<W: Words>(even: [W::Floats; 2], odd: [W::Floats; 2]) -> [W::Floats; GROUP] {
+    let ([a, c], [b, d]) = (W::weave(even[0], even[1]), W::weave(odd[0], odd[1]));
+    [a, b, c, d]
+}
+
 /// What is done with a slot: a stretch of a row of up to sixteen columns.
 ///
 /// Not a closure, which cannot be told to be inlined: see [`Kernel`].
 pub(crate) trait Visit<L: Vectors> {
     /// Takes the slot that begins at a column of a row, with its noise (zeros where none is wanted).
     fn slot(&mut self, row: usize, column: usize, noise: L::F32);
+
+    /// Takes two groups of slots from a column on, all whole and of one row.
+    ///
+    /// Worth a body of its own, without a branch between the slots: the compiler moves the arithmetic of a slot behind
+    /// the branches before it, and what was to run side by side then runs one after the other.
+    #[inline(always)]
+    fn groups(&mut self, row: usize, column: usize, noise: [[L::F32; GROUP]; 2]) {
+        one_by_one(self, row, column, noise);
+    }
+}
+
+/// Visits the slots of two groups.
+#[inline(always)]
+pub(crate) fn one_by_one<L: Vectors, V: Visit<L> + ?Sized>(
+    visitor: &mut V,
+    row: usize,
+    mut column: usize,
+    noise: [[L::F32; GROUP]; 2],
+) {
+    for group in noise {
+        for slot in group {
+            visitor.slot(row, column, slot);
+            column += LANES;
+        }
+    }
 }
 
 /// Visits the slots of a span in row-major order, with the noise of each still in registers.
@@ -177,24 +227,18 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
     span: Span,
     visitor: &mut impl Visit<L>,
 ) {
-    let keys = philox::schedule(noise.key());
+    let keys = noise.keys();
     let end = span.column + span.columns;
     let (mut row, mut column) = (span.row, span.column);
     while row < span.row + span.rows {
-        let within_row = column + CHAINS * GROUP * LANES <= end;
-        if within_row && L::WRITTEN_OUT {
-            let mut counters = [noise.neighbours::<L::U32>(row, column); CHAINS];
-            for i in 1..CHAINS {
-                counters[i][0] = counters[i][0].add(L::U32::splat((i * LANES) as u32));
-            }
-            let values = D::transform(philox::blocks::<L::U32, CHAINS>(counters, &keys));
-            for i in 0..CHAINS {
-                let [a, b, c, d] = L::U32::transpose(values[i]);
-                visitor.slot(row, column, a);
-                visitor.slot(row, column + LANES, b);
-                visitor.slot(row, column + 2 * LANES, c);
-                visitor.slot(row, column + 3 * LANES, d);
-                column += GROUP * LANES;
+        if L::WRITTEN_OUT && column + 2 * GROUP * LANES <= end {
+            let start = philox::row_start(noise.shared(row), &keys);
+            while column + 2 * GROUP * LANES <= end {
+                let first = L::U32::load(&ORDER).add(L::U32::splat((column / BLOCK) as u32));
+                let second = first.add(L::U32::splat(LANES as u32));
+                let words = Chains::of_row([first, second], &start).words(&keys);
+                visitor.groups(row, column, values::<L::U32, D, 2>(words));
+                column += 2 * GROUP * LANES;
             }
             if column == end {
                 (row, column) = (row + 1, span.column);
@@ -216,15 +260,42 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
         for i in 1..CHAINS {
             counters[i] = noise.scattered(slots[i]);
         }
-        let mut values = D::transform(philox::blocks::<L::U32, CHAINS>(counters, &keys));
-        for group in &mut values {
-            *group = L::U32::transpose(*group);
-        }
+        let values = values::<L::U32, D, CHAINS>(Chains::of_counters(counters).words(&keys));
         for i in 0..used {
             let (row, column) = slots[i / GROUP][i % GROUP];
             visitor.slot(row, column, values[i / GROUP][i % GROUP]);
         }
     }
+}
+
+/// The noise of one slot in eight draws that follow each other, by fours, from the one of `noise` on.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+pub(crate) fn draws<L: Vectors, D: Distribution>(
+    noise: &Noise,
+    keys: &philox::Keys,
+    row: usize,
+    column: usize,
+) -> [[L::F32; GROUP]; 2] {
+    let [draw, low, high] = noise.shared(row);
+    let columns = L::U32::splat((column / BLOCK) as u32).add(L::U32::load(&WITHIN_SLOT));
+    let first = L::U32::splat(draw).add(L::U32::repeat([0, 1, 2, 3]));
+    let second = first.add(L::U32::splat(GROUP as u32));
+    let [low, high] = [L::U32::splat(low), L::U32::splat(high)];
+    let counters = [[columns, first, low, high], [columns, second, low, high]];
+    let mut values = if L::CHAINS == 1 {
+        let [a] = values::<L::U32, D, 1>(Chains::of_counters([counters[0]]).words(keys));
+        let [b] = values::<L::U32, D, 1>(Chains::of_counters([counters[1]]).words(keys));
+        [a, b]
+    } else {
+        values::<L::U32, D, 2>(Chains::of_counters(counters).words(keys))
+    };
+    for i in 0..2 {
+        for j in 0..GROUP {
+            values[i][j] = values[i][j].in_step();
+        }
+    }
+    values
 }
 
 /// Visits the slots of a span likewise, where no noise is wanted.
@@ -259,6 +330,18 @@ impl<L: Vectors, D: Distribution> Visit<L> for FillSpan<'_, D> {
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
         let (stretch, at) = self.span.stretch(row, column);
         store(noise, &mut self.target[stretch], at);
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    fn groups(&mut self, row: usize, column: usize, noise: [[L::F32; GROUP]; 2]) {
+        let (stretch, at) = self.span.stretch(row, column);
+        let target = &mut self.target[stretch][at..at + 2 * GROUP * LANES];
+        for i in 0..2 {
+            for j in 0..GROUP {
+                store(noise[i][j], target, (i * GROUP + j) * LANES);
+            }
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
 
-use crate::lanes::Words;
+use crate::lanes::{RowStart, Words};
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
@@ -21,43 +21,87 @@ pub(crate) fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 }
 
 /// The keys of the rounds.
+pub(crate) type Keys = [[u32; 2]; ROUNDS];
+
+/// The keys of the rounds that a key leads to.
 #[must_use]
-pub(crate) fn schedule(key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
+pub(crate) fn schedule(key: [u32; 2]) -> Keys {
     core::array::from_fn(|round| {
         [0, 1].map(|word| key[word].wrapping_add(WEYL[word].wrapping_mul(round as u32)))
     })
 }
 
-/// `N` times sixteen blocks with one key: four vectors of words each.
+/// The blocks of sixteen first counter words each, `N` times, on their way.
 ///
 /// The chains do not depend on each other, so the multiplications of one fill the waiting time of the other.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
-pub(crate) fn blocks<W: Words, const N: usize>(
-    counters: [[W; 4]; N],
-    keys: &[[u32; 2]; ROUNDS],
-) -> [[W; 4]; N] {
-    // Loops by index and no `map`: a closure is not told to be inlined into the level's function, and an iterator
-    // takes an array of vectors through memory.
-    let mut states = [W::begin_rounds(counters[0]); N];
-    for i in 1..N {
-        states[i] = W::begin_rounds(counters[i]);
-    }
-    for key in keys {
-        for state in &mut states {
-            *state = W::round(*state, MULTIPLIERS, *key);
+#[derive(Clone, Copy)]
+pub(crate) struct Chains<W: Words, const N: usize, const DONE: usize>([W::Rounds; N]);
+
+impl<W: Words, const N: usize> Chains<W, N, 0> {
+    /// From whole counters.
+    #[inline(always)]
+    pub(crate) fn of_counters(counters: [[W; 4]; N]) -> Self {
+        // Loops by index and no `map`: a closure is not told to be inlined into the level's function, and an
+        // iterator takes an array of vectors through memory.
+        let mut states = [W::begin_rounds(counters[0]); N];
+        for i in 1..N {
+            states[i] = W::begin_rounds(counters[i]);
         }
+        Self(states)
     }
-    let mut words = counters;
-    for i in 0..N {
-        words[i] = W::end_rounds(states[i]);
+}
+
+impl<W: Words, const N: usize> Chains<W, N, 2> {
+    /// From the first words of counters that share the others.
+    #[inline(always)]
+    pub(crate) fn of_row(first_words: [W; N], row: &RowStart) -> Self {
+        let mut states = [W::begin_rounds_of_row(first_words[0], row); N];
+        for i in 1..N {
+            states[i] = W::begin_rounds_of_row(first_words[i], row);
+        }
+        Self(states)
     }
-    words
+}
+
+impl<W: Words, const N: usize, const DONE: usize> Chains<W, N, DONE> {
+    /// The words of each chain in the pairs of [`Words::last_round`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    pub(crate) fn words(mut self, keys: &Keys) -> [[[W; 2]; 2]; N] {
+        // Written out: the compiler leaves a loop of seven a loop, whose state then moves between registers.
+        macro_rules! rounds {
+            ($($round:literal)*) => {$(
+                if $round >= DONE {
+                    for i in 0..N {
+                        self.0[i] = W::round(self.0[i], keys[$round]);
+                    }
+                }
+            )*};
+        }
+        rounds!(0 1 2 3 4 5 6 7 8);
+        let mut words = [W::last_round(self.0[0], keys[ROUNDS - 1]); N];
+        for i in 1..N {
+            words[i] = W::last_round(self.0[i], keys[ROUNDS - 1]);
+        }
+        words
+    }
+}
+
+/// The first two rounds, as far as blocks that share the counter words 1 to 3 have them in common.
+#[must_use]
+pub(crate) fn row_start([c1, c2, c3]: [u32; 3], keys: &Keys) -> RowStart {
+    let product = |word: u32, multiplier: u32| {
+        let product = u64::from(word) * u64::from(multiplier);
+        ((product >> 32) as u32, product as u32)
+    };
+    let (high1, low1) = product(c2, MULTIPLIERS[1]);
+    let (high0, low0) = product(high1 ^ c1 ^ keys[0][0], MULTIPLIERS[0]);
+    RowStart { first: c3 ^ keys[0][1], second: low1 ^ keys[1][0], third: high0 ^ keys[1][1], fourth: low0 }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{block, blocks, schedule};
+    use super::{Chains, block, row_start, schedule};
     use crate::lanes::{Floats, LANES, Vectors, Words};
     use crate::level::{Kernel, Level, dispatch};
 
@@ -79,35 +123,55 @@ mod tests {
         }
     }
 
+    /// The words of sixteen blocks, lane by lane, begun with whole counters and with those of a row.
     struct Lanes([u32; 4], [u32; 2]);
 
     impl Kernel for Lanes {
-        type Output = [[u32; 4]; LANES];
+        type Output = [[[u32; 4]; LANES]; 2];
 
         #[inline(always)]
         fn run<L: Vectors>(self) -> Self::Output {
-            let counter = self.0.map(L::U32::splat);
-            let [first, second] = blocks([counter, counter], &schedule(self.1));
-            let lanes = first.map(|word| {
-                let mut lanes = [0.0; LANES];
-                word.to_floats().store(&mut lanes);
-                lanes
-            });
-            let again = second.map(|word| {
-                let mut lanes = [0.0; LANES];
-                word.to_floats().store(&mut lanes);
-                lanes
-            });
-            assert_eq!(lanes.map(|row| row.map(f32::to_bits)), again.map(|row| row.map(f32::to_bits)));
-            core::array::from_fn(|lane| core::array::from_fn(|word| lanes[word][lane].to_bits()))
+            let Self([first, rest @ ..], key) = self;
+            let keys = schedule(key);
+            let counting: [u32; LANES] = core::array::from_fn(|lane| first.wrapping_add(lane as u32));
+            let firsts = L::U32::load(&counting);
+            let others = rest.map(L::U32::splat);
+            let counters = [firsts, others[0], others[1], others[2]];
+            let whole = Chains::<L::U32, 2, 0>::of_counters([counters, counters]).words(&keys);
+            let of_row =
+                Chains::<L::U32, 2, 2>::of_row([firsts, firsts], &row_start(rest, &keys)).words(&keys);
+            let [a, b] = whole.map(by_lane);
+            let [c, d] = of_row.map(by_lane);
+            assert_eq!((a, c), (b, d), "the chains differ");
+            [a, c]
         }
     }
 
+    fn by_lane<W: Words>(pairs: [[W; 2]; 2]) -> [[u32; 4]; LANES] {
+        let lanes = pairs.map(|pair| {
+            pair.map(|words| {
+                let mut lanes = [0.0; LANES];
+                words.to_floats().store(&mut lanes);
+                lanes.map(f32::to_bits)
+            })
+        });
+        core::array::from_fn(|lane| {
+            let [first, second] = &lanes[lane % 2];
+            let at = lane / 2 * 2;
+            [first[at], second[at], first[at + 1], second[at + 1]]
+        })
+    }
+
     #[test]
-    fn known_answers_in_every_lane_of_every_level() {
+    fn every_lane_of_every_level_has_the_words_of_its_block() {
         for level in Level::available() {
-            for (counter, key, words) in KNOWN_ANSWERS {
-                assert_eq!(dispatch(level, Lanes(counter, key)), [words; LANES], "{level:?}");
+            for (counter, key, _) in KNOWN_ANSWERS {
+                let [first, rest @ ..] = counter;
+                let truth: [_; LANES] = core::array::from_fn(|lane| {
+                    let [second, third, fourth] = rest;
+                    block([first.wrapping_add(lane as u32), second, third, fourth], key)
+                });
+                assert_eq!(dispatch(level, Lanes(counter, key)), [truth; 2], "{level:?}");
             }
         }
     }

@@ -26,23 +26,36 @@ FOLD_IN_DOMAIN = (0x464F4C44, 0xFFFFFFFF)
 """Counter words 2 and 3 of :func:`fold_in`; the second is beyond every row number."""
 
 LOG = (
-    7.0376836292e-2,
-    -1.1514610310e-1,
-    1.1676998740e-1,
-    -1.2420140846e-1,
-    1.4249322787e-1,
-    -1.6668057665e-1,
-    2.0000714765e-1,
-    -2.4999993993e-1,
-    3.3333331174e-1,
+    -0.10822345316410065,
+    0.24153436720371246,
+    -0.2998899519443512,
+    0.33648642897605896,
+    -0.39951813220977783,
+    0.49986448884010315,
+    -0.6666718125343323,
+    1.000001311302185,
+    -2.0,
 )
-"""ln(1 + f) = f - f^2/2 + f^3 P(f) on [sqrt(1/2) - 1, sqrt(2) - 1], highest power first (Cephes ``logf``)."""
-LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
-SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
-COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
-"""sin(a) = a + a^3 S(a^2), cos(a) = 1 - a^2/2 + a^4 C(a^2) on [-pi/4, pi/4] (Cephes ``sinf``, ``cosf``)."""
-QUARTER_TURN = 1.462918119976564e-9
-"""pi/2 * 2^-30: one unit of a 30-bit fraction of a quarter turn, in radians."""
+"""-2 ln(1 + f) / f on [-1/4, 1/2], highest power first."""
+LOG_2 = -1.3862943649291992
+"""-2 ln 2."""
+SIN = (
+    0.00015148513193707913,
+    -0.004673766437917948,
+    0.07968967407941818,
+    -0.6459637880325317,
+    1.5707963705062866,
+)
+"""sin(pi/2 v) / v in powers of v^2 on [0, 1], highest first."""
+COS = (
+    -2.3848338969401084e-05,
+    0.0009177876054309309,
+    -0.020862752571702003,
+    0.2536693215370178,
+    -1.2337005138397217,
+    1.0,
+)
+"""cos(pi/2 v), likewise."""
 
 
 def philox(counter: Sequence[Any], key: Sequence[Any]) -> list[Any]:
@@ -130,35 +143,23 @@ def polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def radius(word: Tensor) -> Tensor:
-    """sqrt(-2 ln u) with u = (word + 1/2) / 2^32, rounded to float32."""
-    high, low = (word >> 16).to(torch.float32), (word & 0xFFFF).to(torch.float32)
-    u = fma(high, 65536.0, low + 0.5) * float32(2.0**-32)
-    bits = u.view(torch.int32)
-    exponent = (bits - 0x3F3504F3) >> 23
+    """sqrt(-2 ln u) with u = (word + 1/2) / 2^32, the word rounded to float32 and u again."""
+    bits = (word.to(torch.float32) + 0.5).view(torch.int32)
+    exponent = (bits - 0x3F400000) >> 23
     f = (bits - (exponent << 23)).view(torch.float32) - 1.0
-    e = exponent.to(torch.float32)
-    square = f * f
-    y = polynomial(f, LOG) * f * square
-    y = fma(e, LN2_LOW, y)
-    y = fma(square, -0.5, y)
-    y = fma(e, LN2_HIGH, f + y)
+    e = (exponent - 32).to(torch.float32)
+    square = fma(e, LOG_2, polynomial(f, LOG) * f)
     # torch takes float32 roots from a library that is off by an ulp on some processors; float64 is enough.
-    return (y * -2.0).to(torch.float64).sqrt().to(torch.float32)
+    return square.to(torch.float64).sqrt().to(torch.float32)
 
 
-def circle(word: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of 2 pi (word + 1/2) / 2^32: two bits choose the quadrant, thirty the angle in it."""
-    turned = (word + 0x20000000) & MASK
-    quadrant = turned >> 30
-    angle = (((turned & 0x3FFFFFFF) - 0x20000000).to(torch.float32) + 0.5) * float32(QUARTER_TURN)
-    square = angle * angle
-    sine = fma(polynomial(square, SIN) * square, angle, angle)
-    cosine = fma(polynomial(square, COS) * square, square, fma(square, -0.5, 1.0))
-    swap = (quadrant & 1) == 1
-    x, y = torch.where(swap, sine, cosine), torch.where(swap, cosine, sine)
-    x = torch.where(((quadrant + 1) & 2) == 2, -x, x)
-    y = torch.where((quadrant & 2) == 2, -y, y)
-    return x, y
+def half_circle(word: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of pi/2 (k + 1/2) / 2^30, with k the lower 31 bits of the word as a signed number."""
+    doubled = (word << 1) & MASK
+    signed = doubled - ((doubled & 0x80000000) << 1)
+    v = fma(signed.to(torch.float32), 2.0**-31, 2.0**-31)
+    square = v * v
+    return polynomial(square, COS), polynomial(square, SIN) * v
 
 
 def row_numbers(rows: int, row_offset: int, row_ids: Tensor | None, device: torch.device) -> Tensor:
@@ -177,7 +178,9 @@ def normal(
     parts = []
     for first, second in ((w0, w1), (w2, w3)):
         r = radius(first)
-        x, y = circle(second)
+        # The upper bit adds half a turn.
+        r = torch.where(second >> 31 == 1, -r, r)
+        x, y = half_circle(second)
         parts += [r * x, r * y]
     return interleave(parts, columns)
 

@@ -5,7 +5,8 @@
 //! inside [`crate::level::dispatch`], after it has found AVX2, FMA and F16C.
 
 use super::portable::Lanes;
-use super::{Floats, LANES, Scalar, Vectors, Words};
+use super::{BELOW_FRACTION, Floats, LANES, RowStart, Scalar, Vectors, Words};
+use crate::philox::MULTIPLIERS;
 #[allow(clippy::wildcard_imports, reason = "the intrinsics are one vocabulary")]
 use core::arch::x86_64::*;
 
@@ -209,7 +210,9 @@ impl Floats for F32 {
 
     #[inline(always)]
     fn power_of_two(self) -> Self {
-        F32([power(integer(self.0[0])), power(integer(self.0[1]))])
+        let [smallest, largest] = f32::EXPONENTS;
+        let n = self.at_most(Self::splat(largest)).at_least(Self::splat(smallest));
+        F32([power(integer(n.0[0])), power(integer(n.0[1]))])
     }
 
     #[inline(always)]
@@ -248,6 +251,35 @@ impl U32 {
         let (high1, low1) = products(self.0[1], factor);
         (Self([high0, high1]), Self([low0, low1]))
     }
+
+    /// The words, rounded to `f32`.
+    #[inline(always)]
+    fn to_nearest_floats(self) -> F32 {
+        // The upper and the lower half word below the exponents of 2^39 and 2^23, whose difference is exact: the sum
+        // is rounded once.
+        halves!(F32, |i| {
+            let high = _mm256_srli_epi32::<16>(self.0[i]);
+            let high = _mm256_blend_epi16::<0b1010_1010>(high, _mm256_set1_epi32(0x5300_0000));
+            let low = _mm256_blend_epi16::<0b1010_1010>(self.0[i], _mm256_set1_epi32(0x4B00_0000));
+            let both = _mm256_set1_ps(549_755_813_888.0 + 8_388_608.0);
+            _mm256_add_ps(_mm256_sub_ps(_mm256_castsi256_ps(high), both), _mm256_castsi256_ps(low))
+        })
+    }
+
+    /// The words of both, next to each other: of the even lanes, and of the odd ones.
+    #[inline(always)]
+    fn beside(self, other: Self) -> [Self; 2] {
+        [
+            halves!(U32, |i| _mm256_blend_epi32::<0b1010_1010>(
+                self.0[i],
+                _mm256_slli_epi64::<32>(other.0[i])
+            )),
+            halves!(U32, |i| _mm256_blend_epi32::<0b1010_1010>(
+                _mm256_srli_epi64::<32>(self.0[i]),
+                other.0[i]
+            )),
+        ]
+    }
 }
 
 /// The high and low words of the 64-bit products.
@@ -263,24 +295,6 @@ fn products(words: __m256i, factor: u32) -> (__m256i, __m256i) {
             _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd),
             _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd)),
         )
-    }
-}
-
-/// Transposes two 4x4 squares.
-#[inline(always)]
-fn squares([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
-    // SAFETY: the processor has AVX2 (module documentation).
-    unsafe {
-        let ab_low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
-        let ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
-        let cd_low = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
-        let cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
-        [
-            _mm256_castpd_ps(_mm256_unpacklo_pd(ab_low, cd_low)),
-            _mm256_castpd_ps(_mm256_unpackhi_pd(ab_low, cd_low)),
-            _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
-            _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
-        ]
     }
 }
 
@@ -370,11 +384,6 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn shift_right_signed<const N: u32>(self) -> Self {
-        halves!(U32, |i| _mm256_srav_epi32(self.0[i], _mm256_set1_epi32(N as i32)))
-    }
-
-    #[inline(always)]
     fn shift_left<const N: u32>(self) -> Self {
         halves!(U32, |i| _mm256_sllv_epi32(self.0[i], _mm256_set1_epi32(N as i32)))
     }
@@ -392,20 +401,48 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn round([c0, c1, c2, c3]: [Self; 4], multipliers: [u32; 2], key: [u32; 2]) -> [Self; 4] {
-        let (high0, low0) = c0.multiply_wide(multipliers[0]);
-        let (high1, low1) = c2.multiply_wide(multipliers[1]);
+    fn begin_rounds_of_row(first_words: Self, row: &RowStart) -> [Self; 4] {
+        let (high0, low0) = first_words.multiply_wide(MULTIPLIERS[0]);
+        let (high1, low1) = high0.xor(Self::splat(row.first)).multiply_wide(MULTIPLIERS[1]);
+        [high1.xor(Self::splat(row.second)), low1, low0.xor(Self::splat(row.third)), Self::splat(row.fourth)]
+    }
+
+    #[inline(always)]
+    fn round([c0, c1, c2, c3]: [Self; 4], key: [u32; 2]) -> [Self; 4] {
+        let (high0, low0) = c0.multiply_wide(MULTIPLIERS[0]);
+        let (high1, low1) = c2.multiply_wide(MULTIPLIERS[1]);
         [high1.xor(c1).xor(Self::splat(key[0])), low1, high0.xor(c3).xor(Self::splat(key[1])), low0]
     }
 
     #[inline(always)]
-    fn end_rounds(state: [Self; 4]) -> [Self; 4] {
-        state
+    fn last_round(state: [Self; 4], key: [u32; 2]) -> [[Self; 2]; 2] {
+        let [a, b, c, d] = Self::round(state, key);
+        let ([even_first, odd_first], [even_second, odd_second]) = (a.beside(c), b.beside(d));
+        [[even_first, even_second], [odd_first, odd_second]]
+    }
+
+    #[inline(always)]
+    fn weave(first: F32, second: F32) -> [F32; 2] {
+        [
+            halves!(F32, |i| _mm256_unpacklo_ps(first.0[i], second.0[i])),
+            halves!(F32, |i| _mm256_unpackhi_ps(first.0[i], second.0[i])),
+        ]
     }
 
     #[inline(always)]
     fn signed_to_floats(self) -> F32 {
         halves!(F32, |i| _mm256_cvtepi32_ps(self.0[i]))
+    }
+
+    #[inline(always)]
+    fn fraction(self) -> (F32, F32) {
+        let number = self.to_nearest_floats().add(F32::splat(0.5));
+        let exponent = halves!(U32, |i| {
+            let below = _mm256_set1_epi32(BELOW_FRACTION as i32);
+            _mm256_srai_epi32::<23>(_mm256_sub_epi32(_mm256_castps_si256(number.0[i]), below))
+        });
+        let power = exponent.shift_left::<23>().add(Self::splat(32 << 23));
+        (Self::from_bits(number).sub(power).to_floats(), exponent.signed_to_floats())
     }
 
     #[inline(always)]
@@ -419,23 +456,11 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn select_by_sign(self, yes: F32, no: F32) -> F32 {
-        halves!(F32, |i| _mm256_blendv_ps(no.0[i], yes.0[i], _mm256_castsi256_ps(self.0[i])))
-    }
-
-    #[inline(always)]
     fn select_below(self, other: Self, yes: F32, no: F32) -> F32 {
         halves!(F32, |i| {
             let below = _mm256_cmpgt_epi32(other.0[i], self.0[i]);
             _mm256_blendv_ps(no.0[i], yes.0[i], _mm256_castsi256_ps(below))
         })
-    }
-
-    #[inline(always)]
-    fn transpose([a, b, c, d]: [F32; 4]) -> [F32; 4] {
-        let [e, f, g, h] = squares([a.0[0], b.0[0], c.0[0], d.0[0]]);
-        let [i, j, k, l] = squares([a.0[1], b.0[1], c.0[1], d.0[1]]);
-        [F32([e, i]), F32([f, j]), F32([g, k]), F32([h, l])]
     }
 
     #[inline(always)]

@@ -5,7 +5,8 @@
 //! inside [`crate::level::dispatch`], after it has found them.
 
 use super::portable::Lanes;
-use super::{Floats, LANES, Vectors, Words};
+use super::{BELOW_FRACTION, Floats, LANES, RowStart, Scalar, Vectors, Words};
+use crate::philox::MULTIPLIERS;
 #[allow(clippy::wildcard_imports, reason = "the intrinsics are one vocabulary")]
 use core::arch::x86_64::*;
 
@@ -49,6 +50,17 @@ fn first(lanes: usize) -> __mmask16 {
     (1_u16 << lanes) - 1
 }
 
+/// The same register, computed where this stands.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn here(mut register: __m512) -> __m512 {
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(zmm_reg) register, options(nomem, nostack, preserves_flags));
+    }
+    register
+}
+
 /// An expression of intrinsics that compute on registers alone.
 macro_rules! pure {
     ($body:expr) => {
@@ -59,6 +71,11 @@ macro_rules! pure {
 
 impl Floats for F32 {
     type Scalar = f32;
+
+    #[inline(always)]
+    fn in_step(self) -> Self {
+        Self(pure!(here(self.0)))
+    }
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -177,7 +194,8 @@ impl Floats for F32 {
 
     #[inline(always)]
     fn power_of_two(self) -> Self {
-        Self::splat(1.0).scale(self)
+        let [_, largest] = f32::EXPONENTS;
+        Self::splat(1.0).scale(self.at_most(Self::splat(largest)))
     }
 
     #[inline(always)]
@@ -207,6 +225,15 @@ impl Sparse {
         })
     }
 
+    /// Exclusive or with a word.
+    #[inline(always)]
+    fn with(self, word: u32) -> Self {
+        pure!({
+            let word = _mm512_set1_epi32(word as i32);
+            Self([_mm512_xor_si512(self.0[0], word), _mm512_xor_si512(self.0[1], word)])
+        })
+    }
+
     #[inline(always)]
     fn high(self) -> Self {
         // As a move of floats: on some processors more units can do it than can shift.
@@ -215,6 +242,17 @@ impl Sparse {
             Self([
                 _mm512_castps_si512(_mm512_movehdup_ps(even)),
                 _mm512_castps_si512(_mm512_movehdup_ps(odd)),
+            ])
+        })
+    }
+
+    #[inline(always)]
+    fn in_step(self) -> Self {
+        pure!({
+            let [even, odd] = self.0;
+            Self([
+                _mm512_castps_si512(here(_mm512_castsi512_ps(even))),
+                _mm512_castps_si512(here(_mm512_castsi512_ps(odd))),
             ])
         })
     }
@@ -232,11 +270,35 @@ impl Sparse {
         })
     }
 
+    /// The words of both, next to each other: of the even lanes, and of the odd ones.
     #[inline(always)]
-    fn words(self) -> U32 {
-        U32(pure!(_mm512_mask_blend_epi32(0xAAAA, self.0[0], _mm512_slli_epi64::<32>(self.0[1]))))
+    fn beside(self, other: Self) -> [U32; 2] {
+        let pair = |left: __m512i, right: __m512i| {
+            pure!({
+                let (left, right) = (_mm512_castsi512_ps(left), _mm512_castsi512_ps(right));
+                U32(_mm512_castps_si512(_mm512_mask_moveldup_ps(left, ODD, right)))
+            })
+        };
+        [pair(self.0[0], other.0[0]), pair(self.0[1], other.0[1])]
+    }
+
+    /// The upper halves of both, likewise.
+    #[inline(always)]
+    fn high_beside(self, other: Self) -> [U32; 2] {
+        let pair = |left: __m512i, right: __m512i| {
+            pure!({
+                let (left, right) = (_mm512_castsi512_ps(left), _mm512_castsi512_ps(right));
+                U32(_mm512_castps_si512(_mm512_mask_movehdup_ps(right, EVEN, left)))
+            })
+        };
+        [pair(self.0[0], other.0[0]), pair(self.0[1], other.0[1])]
     }
 }
+
+/// Every other lane, from the first one on.
+const EVEN: __mmask16 = 0x5555;
+/// Every other lane, from the second one on.
+const ODD: __mmask16 = 0xAAAA;
 
 impl Words for U32 {
     type Floats = F32;
@@ -302,11 +364,6 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn shift_right_signed<const N: u32>(self) -> Self {
-        Self(pure!(_mm512_srai_epi32::<N>(self.0)))
-    }
-
-    #[inline(always)]
     fn shift_left<const N: u32>(self) -> Self {
         Self(pure!(_mm512_slli_epi32::<N>(self.0)))
     }
@@ -324,19 +381,56 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn round([c0, c1, c2, c3]: [Sparse; 4], multipliers: [u32; 2], key: [u32; 2]) -> [Sparse; 4] {
-        let (product0, product1) = (c0.multiply(multipliers[0]), c2.multiply(multipliers[1]));
-        [product1.high().mix(c1, key[0]), product1, product0.high().mix(c3, key[1]), product0]
+    fn begin_rounds_of_row(first_words: Self, row: &RowStart) -> [Sparse; 4] {
+        let product0 = Sparse::new(first_words).multiply(MULTIPLIERS[0]);
+        let product1 = product0.high().with(row.first).multiply(MULTIPLIERS[1]);
+        let fourth = Self::splat(row.fourth).0;
+        [product1.high().with(row.second), product1, product0.with(row.third), Sparse([fourth, fourth])]
     }
 
     #[inline(always)]
-    fn end_rounds([a, b, c, d]: [Sparse; 4]) -> [Self; 4] {
-        [a.words(), b.words(), c.words(), d.words()]
+    fn round([c0, c1, c2, c3]: [Sparse; 4], key: [u32; 2]) -> [Sparse; 4] {
+        let (product0, product1) = (c0.multiply(MULTIPLIERS[0]), c2.multiply(MULTIPLIERS[1]));
+        [
+            product1.high().mix(c1, key[0]).in_step(),
+            product1,
+            product0.high().mix(c3, key[1]).in_step(),
+            product0,
+        ]
+    }
+
+    #[inline(always)]
+    fn last_round([c0, c1, c2, c3]: [Sparse; 4], key: [u32; 2]) -> [[Self; 2]; 2] {
+        let (product0, product1) = (c0.multiply(MULTIPLIERS[0]), c2.multiply(MULTIPLIERS[1]));
+        let keys = Self(pure!(_mm512_mask_set1_epi32(_mm512_set1_epi32(key[0] as i32), ODD, key[1] as i32)));
+        let [even_high, odd_high] = product1.high_beside(product0);
+        let [even, odd] = c1.beside(c3);
+        let [even_low, odd_low] = product1.beside(product0);
+        [[even_high.xor(even).xor(keys), even_low], [odd_high.xor(odd).xor(keys), odd_low]]
+    }
+
+    #[inline(always)]
+    fn weave(first: F32, second: F32) -> [F32; 2] {
+        pure!([F32(_mm512_unpacklo_ps(first.0, second.0)), F32(_mm512_unpackhi_ps(first.0, second.0)),])
     }
 
     #[inline(always)]
     fn signed_to_floats(self) -> F32 {
         F32(pure!(_mm512_cvtepi32_ps(self.0)))
+    }
+
+    #[inline(always)]
+    fn fraction(self) -> (F32, F32) {
+        pure!({
+            let number = _mm512_add_ps(_mm512_cvtepu32_ps(self.0), _mm512_set1_ps(0.5));
+            let one = _mm512_set1_epi32(1.0_f32.to_bits() as i32);
+            let below = _mm512_sub_epi32(one, _mm512_set1_epi32(BELOW_FRACTION as i32));
+            let counted = _mm512_add_epi32(_mm512_castps_si512(number), below);
+            (
+                F32(_mm512_getmant_ps::<_MM_MANT_NORM_P75_1P5, _MM_MANT_SIGN_SRC>(number)),
+                F32(_mm512_getexp_ps(_mm512_castsi512_ps(counted))),
+            )
+        })
     }
 
     #[inline(always)]
@@ -350,29 +444,8 @@ impl Words for U32 {
     }
 
     #[inline(always)]
-    fn select_by_sign(self, yes: F32, no: F32) -> F32 {
-        F32(pure!(_mm512_mask_blend_ps(_mm512_movepi32_mask(self.0), no.0, yes.0)))
-    }
-
-    #[inline(always)]
     fn select_below(self, other: Self, yes: F32, no: F32) -> F32 {
         F32(pure!(_mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(self.0, other.0), no.0, yes.0)))
-    }
-
-    #[inline(always)]
-    fn transpose([a, b, c, d]: [F32; 4]) -> [F32; 4] {
-        pure!({
-            let ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a.0, b.0));
-            let ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a.0, b.0));
-            let cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c.0, d.0));
-            let cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c.0, d.0));
-            [
-                F32(_mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low))),
-                F32(_mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low))),
-                F32(_mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high))),
-                F32(_mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high))),
-            ]
-        })
     }
 
     #[inline(always)]

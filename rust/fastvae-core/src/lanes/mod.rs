@@ -52,9 +52,9 @@ pub trait Scalar:
     const MAGIC: Self;
     /// exp is 0 below minus this and infinite above it.
     const EXP_SATURATES: Self;
-    /// Up to this exponent, 2^n and 2^n - 1 are representable.
-    const EXACT_EXPONENT: Self;
-    /// (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], lowest power first.
+    /// The exponents of the smallest and of the largest power of two among the normal numbers.
+    const EXPONENTS: [Self; 2];
+    /// (2 e^(r / 2) - 2 - r) / r^2 on [-ln 2, ln 2], lowest power first.
     const EXP_EXCESS: &'static [Self];
     /// e^-r on [-ln 2 / 2, ln 2 / 2], lowest power first.
     const DECAY: &'static [Self];
@@ -88,14 +88,14 @@ impl Scalar for f32 {
     const LN_2_LOW: Self = -2.12194440e-4;
     const MAGIC: Self = 12_582_912.0;
     const EXP_SATURATES: Self = 110.0;
-    const EXACT_EXPONENT: Self = 24.0;
+    const EXPONENTS: [Self; 2] = [-126.0, 127.0];
     const EXP_EXCESS: &'static [Self] = &[
-        0.5,
-        0.1666666716337204,
-        0.041666463017463684,
-        0.00833331048488617,
-        0.0013933731243014336,
-        0.000198910798644647,
+        0.25,
+        0.0416666679084301,
+        0.0052083078771829605,
+        0.0005208319053053856,
+        4.35429101344198e-05,
+        3.1079812288226094e-06,
     ];
     const DECAY: &'static [Self] = &[
         1.0,
@@ -161,21 +161,21 @@ impl Scalar for f64 {
     const LN_2_LOW: Self = 1.90821492927058770002e-10;
     const MAGIC: Self = 6_755_399_441_055_744.0;
     const EXP_SATURATES: Self = 760.0;
-    const EXACT_EXPONENT: Self = 52.0;
+    const EXPONENTS: [Self; 2] = [-1022.0, 1023.0];
     const EXP_EXCESS: &'static [Self] = &[
-        0.5,
-        0.16666666666666666,
+        0.25,
         0.041666666666666664,
-        0.008333333333333335,
-        0.001388888888888889,
-        0.0001984126984125842,
-        2.4801587301580163e-05,
-        2.7557319256523884e-06,
-        2.755731924431918e-07,
-        2.505206333270339e-08,
-        2.087672883357504e-09,
-        1.6088982142011205e-10,
-        1.1489455198383585e-11,
+        0.005208333333333333,
+        0.0005208333333333334,
+        4.340277777777778e-05,
+        3.100198412696628e-06,
+        1.9376240079359502e-07,
+        1.0764577834579642e-08,
+        5.38228891490609e-10,
+        2.4464905598343154e-11,
+        1.0193715250769062e-12,
+        3.9279741557644543e-14,
+        1.4025213865214337e-15,
     ];
     const DECAY: &'static [Self] = &[
         1.0,
@@ -250,6 +250,12 @@ pub trait Floats: Copy {
     /// The type of one lane.
     type Scalar: Scalar;
 
+    /// The same value, which the compiler takes for another one, computed here and now: it keeps vectors in step that
+    /// are to be worked on side by side.
+    #[inline(always)]
+    fn in_step(self) -> Self {
+        self
+    }
     /// The same value in every lane.
     fn splat(value: Self::Scalar) -> Self;
     /// Reads sixteen neighbours.
@@ -288,13 +294,29 @@ pub trait Floats: Copy {
     fn select_above(self, other: Self, yes: Self, no: Self) -> Self;
     /// floor(log2(self)) for positive normal lanes.
     fn exponent(self) -> Self;
-    /// 2^n for integral lanes in the range of normal numbers.
+    /// 2^n for integral lanes; the largest one for a larger n, and below the normal numbers anything as small.
     fn power_of_two(self) -> Self;
     /// `self * 2^n` for integral lanes of `n`, rounded once, also where 2^n itself is no normal number.
     ///
     /// `self` times 2^floor(n / 2) has to be a normal number (or 0, infinite or NaN).
     fn scale(self, n: Self) -> Self;
 }
+
+/// What the first two rounds of Philox take from the counter words that the blocks of a row share, and the keys.
+#[derive(Clone, Copy, Debug)]
+pub struct RowStart {
+    /// After the first round word 2 is high(m0 c0) with this, and word 3 low(m0 c0).
+    pub first: u32,
+    /// After the second round word 0 is high(m1 c2) with this; word 1 is low(m1 c2).
+    pub second: u32,
+    /// Word 2 is what word 3 was, with this.
+    pub third: u32,
+    /// Word 3.
+    pub fourth: u32,
+}
+
+/// What is taken from the bits of a float for its exponent to be 32 less, and to count from 3/4 on.
+const BELOW_FRACTION: u32 = (32 << 23) + 0x3F40_0000;
 
 /// Sixteen 32-bit words.
 pub trait Words: Copy {
@@ -323,8 +345,6 @@ pub trait Words: Copy {
     fn xor(self, other: Self) -> Self;
     /// Logical shift right.
     fn shift_right<const N: u32>(self) -> Self;
-    /// Arithmetic shift right.
-    fn shift_right_signed<const N: u32>(self) -> Self;
     /// Shift left.
     fn shift_left<const N: u32>(self) -> Self;
     /// The low words of the products.
@@ -333,22 +353,27 @@ pub trait Words: Copy {
     type Rounds: Copy;
     /// Words into that form.
     fn begin_rounds(words: [Self; 4]) -> Self::Rounds;
+    /// What the first two rounds make of blocks that share all but their first word.
+    fn begin_rounds_of_row(first_words: Self, row: &RowStart) -> Self::Rounds;
     /// One round: (high(m1 c2) ^ c1 ^ k0, low(m1 c2), high(m0 c0) ^ c3 ^ k1, low(m0 c0)).
-    fn round(state: Self::Rounds, multipliers: [u32; 2], key: [u32; 2]) -> Self::Rounds;
-    /// Words out of that form.
-    fn end_rounds(state: Self::Rounds) -> [Self; 4];
+    fn round(state: Self::Rounds, key: [u32; 2]) -> Self::Rounds;
+    /// The last round, and its words in pairs: of the even lanes, then of the odd ones, words 0 and 2 of each
+    /// block next to each other, and words 1 and 3.
+    fn last_round(state: Self::Rounds, key: [u32; 2]) -> [[Self; 2]; 2];
+    /// Puts what became of such a pair next to each other: the four values of a block in word order, those of every
+    /// other block of the pair in the first result, the others in the second.
+    fn weave(first: Self::Floats, second: Self::Floats) -> [Self::Floats; 2];
     /// The words as signed integers, rounded to `f32`.
     fn signed_to_floats(self) -> Self::Floats;
+    /// (m, e) of the words as fractions: (word + 1/2) / 2^32, the word rounded to `f32` and the sum again, is m 2^e, with
+    /// m from 3/4 on and below 3/2.
+    fn fraction(self) -> (Self::Floats, Self::Floats);
     /// The bit patterns of floats.
     fn from_bits(floats: Self::Floats) -> Self;
     /// Floats from bit patterns.
     fn to_floats(self) -> Self::Floats;
-    /// `yes` where the upper bit is set, `no` elsewhere.
-    fn select_by_sign(self, yes: Self::Floats, no: Self::Floats) -> Self::Floats;
     /// `yes` where `self < other` as signed integers, `no` elsewhere.
     fn select_below(self, other: Self, yes: Self::Floats, no: Self::Floats) -> Self::Floats;
-    /// Transposes each of the four 4x4 squares: lane `4 l + w` of result `b` is lane `4 l + b` of part `w`.
-    fn transpose(parts: [Self::Floats; 4]) -> [Self::Floats; 4];
     /// Widens IEEE half-precision numbers, exactly.
     fn load_f16(source: &[u16; LANES]) -> Self::Floats;
     /// Rounds to IEEE half precision, once.

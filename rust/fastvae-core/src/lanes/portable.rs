@@ -1,6 +1,7 @@
 //! Lanes as plain arrays: every architecture, vectorised by the compiler where it can.
 
-use super::{Floats, LANES, Scalar, Vectors, Words};
+use super::{BELOW_FRACTION, Floats, LANES, RowStart, Scalar, Vectors, Words};
+use crate::philox::MULTIPLIERS;
 use core::array::from_fn;
 
 /// The level that needs no instruction-set extension.
@@ -146,7 +147,9 @@ impl<T: Scalar> Floats for Lanes<T> {
 
     #[inline(always)]
     fn power_of_two(self) -> Self {
-        Self(from_fn(|i| self.0[i].power_of_two()))
+        let [smallest, largest] = T::EXPONENTS;
+        let n = self.at_most(Self::splat(largest)).at_least(Self::splat(smallest));
+        Self(n.0.map(T::power_of_two))
     }
 
     #[inline(always)]
@@ -164,6 +167,17 @@ impl Lanes<u32> {
     fn multiply_wide(self, factor: u32) -> (Self, Self) {
         let product = |i: usize| u64::from(self.0[i]) * u64::from(factor);
         (Self(from_fn(|i| (product(i) >> 32) as u32)), Self(from_fn(|i| self.0[i].wrapping_mul(factor))))
+    }
+
+    /// The words of both, next to each other: of the even lanes, and of the odd ones.
+    #[inline(always)]
+    fn beside(self, other: Self) -> [Self; 2] {
+        [0, 1].map(|odd| {
+            Self(from_fn(|i| {
+                let source = if i % 2 == 0 { &self } else { &other };
+                source.0[i / 2 * 2 + odd]
+            }))
+        })
     }
 }
 
@@ -226,11 +240,6 @@ impl Words for Lanes<u32> {
     }
 
     #[inline(always)]
-    fn shift_right_signed<const N: u32>(self) -> Self {
-        Self(from_fn(|i| (self.0[i] as i32 >> N) as u32))
-    }
-
-    #[inline(always)]
     fn shift_left<const N: u32>(self) -> Self {
         Self(from_fn(|i| self.0[i] << N))
     }
@@ -248,20 +257,47 @@ impl Words for Lanes<u32> {
     }
 
     #[inline(always)]
-    fn round([c0, c1, c2, c3]: [Self; 4], multipliers: [u32; 2], key: [u32; 2]) -> [Self; 4] {
-        let (high0, low0) = c0.multiply_wide(multipliers[0]);
-        let (high1, low1) = c2.multiply_wide(multipliers[1]);
+    fn begin_rounds_of_row(first_words: Self, row: &RowStart) -> [Self; 4] {
+        let (high0, low0) = first_words.multiply_wide(MULTIPLIERS[0]);
+        let (high1, low1) = high0.xor(Self::splat(row.first)).multiply_wide(MULTIPLIERS[1]);
+        [high1.xor(Self::splat(row.second)), low1, low0.xor(Self::splat(row.third)), Self::splat(row.fourth)]
+    }
+
+    #[inline(always)]
+    fn round([c0, c1, c2, c3]: [Self; 4], key: [u32; 2]) -> [Self; 4] {
+        let (high0, low0) = c0.multiply_wide(MULTIPLIERS[0]);
+        let (high1, low1) = c2.multiply_wide(MULTIPLIERS[1]);
         [high1.xor(c1).xor(Self::splat(key[0])), low1, high0.xor(c3).xor(Self::splat(key[1])), low0]
     }
 
     #[inline(always)]
-    fn end_rounds(state: [Self; 4]) -> [Self; 4] {
-        state
+    fn last_round(state: [Self; 4], key: [u32; 2]) -> [[Self; 2]; 2] {
+        let [a, b, c, d] = Self::round(state, key);
+        let ([even_first, odd_first], [even_second, odd_second]) = (a.beside(c), b.beside(d));
+        [[even_first, even_second], [odd_first, odd_second]]
+    }
+
+    #[inline(always)]
+    fn weave(first: Lanes<f32>, second: Lanes<f32>) -> [Lanes<f32>; 2] {
+        [0, 2].map(|from| {
+            Lanes(from_fn(|i| {
+                let source = if i % 2 == 0 { &first } else { &second };
+                source.0[i / 4 * 4 + from + i % 4 / 2]
+            }))
+        })
     }
 
     #[inline(always)]
     fn signed_to_floats(self) -> Lanes<f32> {
         Lanes(from_fn(|i| self.0[i] as i32 as f32))
+    }
+
+    #[inline(always)]
+    fn fraction(self) -> (Lanes<f32>, Lanes<f32>) {
+        let bits = Self(from_fn(|i| (self.0[i] as f32 + 0.5).to_bits()));
+        let exponent = Self(from_fn(|i| (bits.0[i].wrapping_sub(BELOW_FRACTION) as i32 >> 23) as u32));
+        let power = exponent.shift_left::<23>().add(Self::splat(32 << 23));
+        (bits.sub(power).to_floats(), exponent.signed_to_floats())
     }
 
     #[inline(always)]
@@ -275,18 +311,8 @@ impl Words for Lanes<u32> {
     }
 
     #[inline(always)]
-    fn select_by_sign(self, yes: Lanes<f32>, no: Lanes<f32>) -> Lanes<f32> {
-        Lanes(from_fn(|i| if (self.0[i] as i32) < 0 { yes.0[i] } else { no.0[i] }))
-    }
-
-    #[inline(always)]
     fn select_below(self, other: Self, yes: Lanes<f32>, no: Lanes<f32>) -> Lanes<f32> {
         Lanes(from_fn(|i| if (self.0[i] as i32) < other.0[i] as i32 { yes.0[i] } else { no.0[i] }))
-    }
-
-    #[inline(always)]
-    fn transpose(parts: [Lanes<f32>; 4]) -> [Lanes<f32>; 4] {
-        from_fn(|b| Lanes(from_fn(|i| parts[i % 4].0[i / 4 * 4 + b])))
     }
 
     #[inline(always)]

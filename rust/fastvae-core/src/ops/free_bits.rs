@@ -5,12 +5,13 @@
 //! computed into a buffer first; the stretch ends where a group does.
 
 use super::KlTarget;
+use super::latent::gradients;
 use super::sum::Sum;
 use crate::element::{Element, Vector};
 use crate::kl::Ratio;
 use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
-use crate::math::exponential;
+use crate::math::deviation;
 use crate::noise::{Noise, Normal, Visit, walk, walk_quietly};
 use crate::split::{Span, for_each, pieces, threads_for};
 use crate::{Execution, Matrix};
@@ -125,8 +126,7 @@ fn group_sum<V: Floats>(group: &[V::Scalar]) -> V::Scalar {
 /// The KL of a slot from the standard normal.
 #[inline(always)]
 fn kl_of<T: Element, L: Vectors>(mu: Vector<T, L>, logvar: Vector<T, L>) -> Vector<T, L> {
-    let half = Vector::<T, L>::splat(T::Math::HALF);
-    Ratio::to_unit(exponential(logvar.mul(half))).kl(mu)
+    Ratio::to_unit(deviation(logvar)).kl(mu)
 }
 
 /// As [`super::latent_forward`], with free bits; the KL is summed per row or in total.
@@ -211,8 +211,8 @@ impl<T: Element, L: Vectors, const SAMPLE: bool> Visit<L> for ForwardSlots<'_, T
         let m = T::load::<L>(mu.within(row, *span), at);
         let l = T::load::<L>(logvar.within(row, *span), at);
         if SAMPLE {
-            let e = exponential(l.mul(Vector::<T, L>::splat(T::Math::HALF)));
-            T::store::<L>(m.add(e.times(T::Math::from_f32::<L>(noise))), &mut z[stretch], at);
+            let sigma = deviation(l);
+            T::store::<L>(m.add(sigma.times(T::Math::from_f32::<L>(noise))), &mut z[stretch], at);
         }
         store(kl_of::<T, L>(m, l), &mut self.kl, at);
         if at + LANES >= span.columns {
@@ -325,19 +325,17 @@ impl<T: Element, L: Vectors, const SAMPLE: bool> Visit<L> for BackwardSlots<'_, 
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
         let Backward { inputs: Inputs { mu, logvar, span, .. }, sample, grad_mu, grad_logvar } =
             &mut self.work;
-        let half = Vector::<T, L>::splat(T::Math::HALF);
         let (stretch, at) = span.stretch(row, column);
         let m = T::load::<L>(mu.within(row, *span), at);
-        let e = exponential(T::load::<L>(logvar.within(row, *span), at).mul(half));
+        let sigma = deviation(T::load::<L>(logvar.within(row, *span), at));
         let g_kl = load::<Vector<T, L>>(&self.gradients[stretch.clone()], at);
-        let mut of_mu = g_kl.mul(m);
-        let mut of_logvar = g_kl.mul(Ratio::to_unit(e).variance_growth());
-        if SAMPLE && let Some((_, grad)) = sample {
-            let g_z = T::load::<L>(grad.within(row, *span), at);
-            of_mu = g_kl.fma(m, g_z);
-            of_logvar = g_z.fma(e.times(T::Math::from_f32::<L>(noise)), of_logvar);
-        }
+        let g_z = match sample {
+            Some((_, grad)) if SAMPLE => T::load::<L>(grad.within(row, *span), at),
+            _ => g_kl,
+        };
+        let eps = T::Math::from_f32::<L>(noise);
+        let [of_mu, of_logvar] = gradients::<_, SAMPLE, true>(sigma, m, eps, g_z, g_kl);
         T::store::<L>(of_mu, &mut grad_mu[stretch.clone()], at);
-        T::store::<L>(of_logvar.mul(half), &mut grad_logvar[stretch], at);
+        T::store::<L>(of_logvar, &mut grad_logvar[stretch], at);
     }
 }

@@ -6,8 +6,8 @@ use crate::element::{Element, Vector};
 use crate::kl::Ratio;
 use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
-use crate::math::exponential;
-use crate::noise::{Noise, Normal, Visit, walk, walk_quietly};
+use crate::math::{Deviation, deviation, deviations};
+use crate::noise::{GROUP, Noise, Normal, Visit, one_by_one, walk, walk_quietly};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
 
@@ -103,28 +103,73 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
         let Forward { mu, logvar, span, z, kl, .. } = &mut self.work;
-        let half = Vector::<T, L>::splat(T::Math::HALF);
         let (stretch, at) = span.stretch(row, column);
         let m = T::load::<L>(mu.within(row, *span), at);
-        let e = exponential(T::load::<L>(logvar.within(row, *span), at).mul(half));
+        let sigma = deviation(T::load::<L>(logvar.within(row, *span), at));
         if SAMPLE {
             let eps = T::Math::from_f32::<L>(noise);
-            T::store::<L>(m.add(e.times(eps)), &mut z[stretch.clone()], at);
+            T::store::<L>(m.add(sigma.times(eps)), &mut z[stretch.clone()], at);
         }
         if KL {
-            let value = Ratio::to_unit(e).kl(m);
+            let ratio = Ratio::to_unit(sigma);
             if ELEMENTS {
+                let value = ratio.kl(m);
                 match kl {
                     KlPiece::Elements(all) => store(value, &mut all[stretch], at),
                     KlPiece::Columns(all) => value.add_to(&mut all[at / LANES]),
                     _ => {}
                 }
-            } else if let Some(of_row) = self.sum.add(value, at) {
-                match kl {
-                    KlPiece::Rows(all) => all[row - span.row] = T::Math::from_f64(of_row),
-                    _ => self.total += of_row,
+            } else if let Some(twice) = self.sum.add(ratio.twice_kl(m), at) {
+                self.ended(row, 0.5 * twice);
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    fn groups(&mut self, row: usize, column: usize, noise: [[L::F32; GROUP]; 2]) {
+        if ELEMENTS || !SAMPLE {
+            one_by_one::<L, _>(self, row, column, noise);
+            return;
+        }
+        let Forward { mu, logvar, span, z, .. } = &mut self.work;
+        let zero = Vector::<T, L>::splat(T::Math::ZERO);
+        let (stretch, at) = span.stretch(row, column);
+        let here = at..at + 2 * GROUP * LANES;
+        let (mu, logvar) = (&mu.within(row, *span)[here.clone()], &logvar.within(row, *span)[here.clone()]);
+        let z = &mut z[stretch][here];
+        let mut twice_kl = [zero; 2 * GROUP];
+        for i in 0..2 {
+            let mut l = [zero; GROUP];
+            for j in 0..GROUP {
+                l[j] = T::load::<L>(logvar, (i * GROUP + j) * LANES);
+            }
+            let sigma = deviations(l);
+            for j in 0..GROUP {
+                let slot = i * GROUP + j;
+                let m = T::load::<L>(mu, slot * LANES);
+                let eps = T::Math::from_f32::<L>(noise[i][j]);
+                T::store::<L>(m.add(sigma[j].times(eps)), z, slot * LANES);
+                if KL {
+                    twice_kl[slot] = Ratio::to_unit(sigma[j]).twice_kl(m).in_step();
                 }
             }
+        }
+        if KL && let Some(twice) = self.sum.add_all(twice_kl, at) {
+            self.ended(row, 0.5 * twice);
+        }
+    }
+}
+
+impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool>
+    ForwardSlots<'_, T, L, SAMPLE, KL, ELEMENTS>
+{
+    /// Takes the sum of what the span has of a row.
+    #[inline(always)]
+    fn ended(&mut self, row: usize, of_row: f64) {
+        match &mut self.work.kl {
+            KlPiece::Rows(all) => all[row - self.work.span.row] = T::Math::from_f64(of_row),
+            _ => self.total += of_row,
         }
     }
 }
@@ -223,29 +268,79 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
         let Backward { mu, logvar, sample, kl, span, grad_mu, grad_logvar } = &mut self.0;
-        let half = Vector::<T, L>::splat(T::Math::HALF);
         let (stretch, at) = span.stretch(row, column);
-        let e = exponential(T::load::<L>(logvar.within(row, *span), at).mul(half));
+        let g_kl = match kl {
+            KlGrad::Elements(all) if ELEMENTS => load(all.within(row, *span), at),
+            KlGrad::Rows(all) if !ELEMENTS => Vector::<T, L>::splat(all.stretch(row, 0, 1)[0]),
+            _ => Vector::<T, L>::splat(T::Math::ZERO),
+        };
         let g_z = match sample {
             Some((_, grad)) if SAMPLE => T::load::<L>(grad.within(row, *span), at),
-            _ => half,
+            _ => g_kl,
         };
-        let mut of_logvar = half;
-        if KL && let Some(mu) = mu {
-            let g_kl = match kl {
-                KlGrad::Elements(all) if ELEMENTS => load(all.within(row, *span), at),
-                KlGrad::Rows(all) if !ELEMENTS => Vector::<T, L>::splat(all.stretch(row, 0, 1)[0]),
-                _ => half,
-            };
-            let m = T::load::<L>(mu.within(row, *span), at);
-            let of_mu = if SAMPLE { g_kl.fma(m, g_z) } else { g_kl.mul(m) };
+        let m = match mu {
+            Some(mu) if KL => T::load::<L>(mu.within(row, *span), at),
+            _ => g_kl,
+        };
+        let sigma = deviation(T::load::<L>(logvar.within(row, *span), at));
+        let eps = T::Math::from_f32::<L>(noise);
+        let [of_mu, of_logvar] = gradients::<_, SAMPLE, KL>(sigma, m, eps, g_z, g_kl);
+        if KL {
             T::store::<L>(of_mu, &mut grad_mu[stretch.clone()], at);
-            of_logvar = g_kl.mul(Ratio::to_unit(e).variance_growth());
         }
-        if SAMPLE {
-            let slope = e.times(T::Math::from_f32::<L>(noise));
-            of_logvar = if KL { g_z.fma(slope, of_logvar) } else { g_z.mul(slope) };
-        }
-        T::store::<L>(of_logvar.mul(half), &mut grad_logvar[stretch], at);
+        T::store::<L>(of_logvar, &mut grad_logvar[stretch], at);
     }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    fn groups(&mut self, row: usize, column: usize, noise: [[L::F32; GROUP]; 2]) {
+        let Backward { mu, logvar, sample, kl, span, grad_mu, grad_logvar } = &mut self.0;
+        let (Some(mu), Some((_, grad_z)), KlGrad::Rows(grad_kl), true) =
+            (mu, sample, kl, KL && SAMPLE && !ELEMENTS)
+        else {
+            one_by_one::<L, _>(self, row, column, noise);
+            return;
+        };
+        let g_kl = Vector::<T, L>::splat(grad_kl.stretch(row, 0, 1)[0]);
+        let (stretch, at) = span.stretch(row, column);
+        let here = at..at + 2 * GROUP * LANES;
+        let mu = &mu.within(row, *span)[here.clone()];
+        let logvar = &logvar.within(row, *span)[here.clone()];
+        let grad_z = &grad_z.within(row, *span)[here.clone()];
+        let grad_mu = &mut grad_mu[stretch.clone()][here.clone()];
+        let grad_logvar = &mut grad_logvar[stretch][here];
+        for i in 0..2 {
+            let mut l = [g_kl; GROUP];
+            for j in 0..GROUP {
+                l[j] = T::load::<L>(logvar, (i * GROUP + j) * LANES);
+            }
+            let sigma = deviations(l);
+            for j in 0..GROUP {
+                let at = (i * GROUP + j) * LANES;
+                let (m, g_z) = (T::load::<L>(mu, at), T::load::<L>(grad_z, at));
+                let eps = T::Math::from_f32::<L>(noise[i][j]);
+                let [of_mu, of_logvar] = gradients::<_, true, true>(sigma[j], m, eps, g_z, g_kl);
+                T::store::<L>(of_mu, grad_mu, at);
+                T::store::<L>(of_logvar, grad_logvar, at);
+            }
+        }
+    }
+}
+
+/// The gradients of mu and logvar; what there is no gradient of does not count.
+#[inline(always)]
+pub(super) fn gradients<V: Floats, const SAMPLE: bool, const KL: bool>(
+    sigma: Deviation<V>,
+    mu: V,
+    eps: V,
+    g_z: V,
+    g_kl: V,
+) -> [V; 2] {
+    let of_mu = if SAMPLE { g_kl.fma(mu, g_z) } else { g_kl.mul(mu) };
+    let mut of_logvar = g_kl.mul(Ratio::to_unit(sigma).of_logvar());
+    if SAMPLE {
+        let slope = sigma.half_times(eps);
+        of_logvar = if KL { g_z.fma(slope, of_logvar) } else { g_z.mul(slope) };
+    }
+    [of_mu, of_logvar]
 }

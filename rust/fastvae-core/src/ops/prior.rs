@@ -173,11 +173,11 @@ impl<T: Element, L: Vectors> Visit<L> for Backward<'_, T> {
             KlGrad::Absent => zero,
         };
         let mean = g.mul(to_prior.distance).mul(to_prior.inverse);
-        let growth = to_prior.ratio.variance_growth();
-        let spread = to_prior.distance.fma(to_prior.distance, growth);
+        let growth = to_prior.ratio.of_logvar();
+        let spread = half.mul(to_prior.distance).fma(to_prior.distance, growth);
         T::store::<L>(mean, &mut of_mu[stretch.clone()], at);
-        T::store::<L>(g.mul(growth).mul(half), &mut of_logvar[stretch.clone()], at);
+        T::store::<L>(g.mul(growth), &mut of_logvar[stretch.clone()], at);
         T::store::<L>(zero.sub(mean), &mut of_prior_mu[stretch.clone()], at);
-        T::store::<L>(zero.sub(g.mul(spread).mul(half)), &mut of_prior_logvar[stretch], at);
+        T::store::<L>(zero.sub(g.mul(spread)), &mut of_prior_logvar[stretch], at);
     }
 }

@@ -32,6 +32,21 @@ impl<V: Floats> Sum<V> {
         }
     }
 
+    /// The same for several vectors, in order, with one question where they are a whole run.
+    #[inline(always)]
+    fn add_all<const N: usize>(&mut self, values: [V; N]) {
+        if N == RUN && self.length == 0 {
+            for value in values {
+                self.run = self.run.add(value);
+            }
+            self.flush();
+        } else {
+            for value in values {
+                self.add(value);
+            }
+        }
+    }
+
     /// Adds a vector that is the sum of a run already.
     #[inline(always)]
     pub(super) fn add_run(&mut self, run: V) {
@@ -59,6 +74,50 @@ impl<V: Floats> Sum<V> {
     }
 }
 
+/// Several sums of the same length, each of the shape of [`Sum`].
+pub(super) struct Sums<V, const N: usize> {
+    runs: [V; N],
+    length: usize,
+    totals: [[f64; LANES]; N],
+}
+
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+impl<V: Floats, const N: usize> Sums<V, N> {
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self { runs: [V::splat(V::Scalar::ZERO); N], length: 0, totals: [[0.0; LANES]; N] }
+    }
+
+    #[inline(always)]
+    pub(super) fn add(&mut self, values: [V; N]) {
+        for i in 0..N {
+            self.runs[i] = self.runs[i].add(values[i]);
+        }
+        self.length += 1;
+        if self.length == RUN {
+            self.flush();
+        }
+    }
+
+    #[inline(always)]
+    fn flush(&mut self) {
+        for i in 0..N {
+            self.runs[i].add_to(&mut self.totals[i]);
+        }
+        (self.runs, self.length) = ([V::splat(V::Scalar::ZERO); N], 0);
+    }
+
+    #[inline(always)]
+    pub(super) fn finish(mut self) -> [f64; N] {
+        self.flush();
+        let mut sums = [0.0; N];
+        for i in 0..N {
+            sums[i] = Sum { run: self.runs[i], length: 0, total: self.totals[i] }.finish();
+        }
+        sums
+    }
+}
+
 /// The sums of the rows of a span, from slots in row-major order.
 pub(crate) struct RowSum<V> {
     sum: Sum<V>,
@@ -76,7 +135,13 @@ impl<V: Floats> RowSum<V> {
     /// Lanes beyond the end of the row have to be 0.
     #[inline(always)]
     pub(crate) fn add(&mut self, value: V, at: usize) -> Option<f64> {
-        self.sum.add(value);
-        (at + LANES >= self.columns).then(|| core::mem::replace(&mut self.sum, Sum::new()).finish())
+        self.add_all([value], at)
+    }
+
+    /// Takes several slots, in order.
+    #[inline(always)]
+    pub(crate) fn add_all<const N: usize>(&mut self, values: [V; N], at: usize) -> Option<f64> {
+        self.sum.add_all(values);
+        (at + N * LANES >= self.columns).then(|| core::mem::replace(&mut self.sum, Sum::new()).finish())
     }
 }

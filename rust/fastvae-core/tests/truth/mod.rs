@@ -135,12 +135,18 @@ pub(crate) fn sum(parts: &[Truth], math: Format) -> Truth {
         value += lost;
     }
     let relative = 8.0 * math.epsilon() + parts.len() as f64 * f64::EPSILON / 2.0;
-    Truth { value, tolerance: tolerance + relative * value, early_overflow: false }
+    let early_overflow = parts.iter().any(|part| part.early_overflow);
+    Truth { value, tolerance: tolerance + relative * value, early_overflow }
 }
 
 /// e^x * factor, also where e^x alone is out of the range of `f64`.
 fn exp_times(x: f64, factor: f64) -> f64 {
     if x.abs() < 700.0 { x.exp() * factor } else { (x / 2.0).exp() * factor * (x / 2.0).exp() }
+}
+
+/// (e^x - 1) / 2.
+fn half_growth(x: f64) -> f64 {
+    if x > 700.0 { exp_times(x, 0.5) - 0.5 } else { x.exp_m1() / 2.0 }
 }
 
 /// (e^x - 1 - x) / 2.
@@ -200,7 +206,8 @@ impl Gaussians {
         let (relative, underflow) = self.errors(math);
         let value = 0.5 * distance * distance + half_exp_excess(ratio);
         let tolerance = relative * value + underflow * (distance.abs() + underflow) + 4.0 * math.smallest();
-        Truth { value, tolerance, early_overflow: false }
+        // Twice the KL is what is computed.
+        Truth { value, tolerance, early_overflow: true }
     }
 
     /// The gradients of `grad * kl` with respect to mu, logvar, `prior_mu` and `prior_logvar`.
@@ -208,9 +215,9 @@ impl Gaussians {
         let math = Format::of_math::<T>();
         let (ratio, inverse, distance) = self.relative(math);
         let (relative, underflow) = self.errors(math);
-        let growth = math.limit(ratio.exp_m1());
+        let growth = math.limit(half_growth(ratio));
         let mean = math.limit(grad * distance) * inverse;
-        let spread = math.limit(distance * distance + growth);
+        let spread = math.limit(0.5 * distance * distance + growth);
         let lost = underflow * inverse + math.smallest() * (2.0 + inverse + distance.abs());
         let of_mu = relative * mean.abs() + lost * (1.0 + grad.abs());
         let of_logvar = relative * (grad * growth).abs() + 2.0 * math.smallest() * (1.0 + grad.abs());
@@ -220,9 +227,9 @@ impl Gaussians {
         let truth = |value, tolerance| Truth { value, tolerance, early_overflow: true };
         [
             truth(mean, of_mu),
-            truth(math.limit(grad * growth) / 2.0, of_logvar),
+            truth(math.limit(grad * growth), of_logvar),
             truth(-mean, of_mu),
-            truth(-math.limit(grad * spread) / 2.0, of_spread),
+            truth(-math.limit(grad * spread), of_spread),
         ]
     }
 }
@@ -248,7 +255,7 @@ pub(crate) fn latent_gradients<T: Dtype>(
     let (mut of_mu, mut of_logvar, mut magnitude) = (0.0, 0.0, 0.0);
     let mut lost = 0.0;
     if let Some(grad) = grad_kl {
-        let growth = math.limit(logvar.exp_m1());
+        let growth = math.limit(half_growth(logvar));
         // Rounded once, together with the gradient of z: in float64 too.
         of_mu = grad.mul_add(mu, grad_z.unwrap_or(0.0));
         of_logvar = math.limit(grad * growth);
@@ -256,7 +263,7 @@ pub(crate) fn latent_gradients<T: Dtype>(
         lost += grad.abs();
     }
     if let Some(grad) = grad_z {
-        let slope = math.limit(exp_times(0.5 * logvar, eps));
+        let slope = math.limit(exp_times(0.5 * logvar, 0.5 * eps));
         // Likewise: a product that overflows does not meet an infinity of the other sign.
         of_logvar = grad.mul_add(slope, of_logvar);
         magnitude += (grad * slope).abs();
@@ -267,10 +274,10 @@ pub(crate) fn latent_gradients<T: Dtype>(
     } else {
         math.epsilon() * (16.0 + if logvar.is_finite() { logvar.abs() } else { 0.0 })
     };
-    let tolerance = relative * magnitude + 2.0 * math.smallest() * (1.0 + lost);
+    let tolerance = relative * magnitude + math.smallest() * (1.0 + lost);
     [
         Truth { value: of_mu, tolerance: math.ulp(of_mu), early_overflow: false },
-        Truth { value: math.limit(of_logvar) / 2.0, tolerance: tolerance / 2.0, early_overflow: true },
+        Truth { value: math.limit(of_logvar), tolerance, early_overflow: true },
     ]
 }
 
@@ -300,9 +307,10 @@ pub(crate) fn uniform(seed: u64, draw: u32, row: u64, column: usize) -> f64 {
 pub(crate) fn normal(seed: u64, draw: u32, row: u64, column: usize) -> Truth {
     let words = words(seed, draw, row, column);
     let pair = column % 4 / 2 * 2;
-    // The contract rounds this one number to float32.
-    let u = f64::from(((f64::from(words[pair]) + 0.5) * 2.0_f64.powi(-32)) as f32);
-    let angle = TAU * (f64::from(words[pair + 1]) + 0.5) * 2.0_f64.powi(-32);
+    // The contract rounds this number to float32, twice.
+    let u = f64::from(words[pair] as f32 + 0.5) * 2.0_f64.powi(-32);
+    let (half_turn, quarters) = (words[pair + 1] >> 31, (words[pair + 1] << 1).cast_signed() / 2);
+    let angle = TAU * (f64::from(half_turn) / 2.0 + (f64::from(quarters) + 0.5) * 2.0_f64.powi(-32));
     let radius = (-2.0 * u.ln()).sqrt();
     let value = radius * if column.is_multiple_of(2) { angle.cos() } else { angle.sin() };
     // Three units in the last place of the radius: its own error, that of the angle, and the product's.
