@@ -65,11 +65,17 @@ impl Span {
 /// The spans of a matrix in row-major order.
 #[must_use]
 pub(crate) fn spans(rows: usize, columns: usize) -> Vec<Span> {
+    spans_of(rows, columns, SEGMENT)
+}
+
+/// The same with fewer rows to a span, for work that repeats: as many as have so many elements.
+#[must_use]
+pub(crate) fn spans_of(rows: usize, columns: usize, elements: usize) -> Vec<Span> {
     if rows == 0 || columns == 0 {
         return Vec::new();
     }
     if columns <= SEGMENT {
-        let step = (SEGMENT / columns).max(1);
+        let step = (elements / columns).max(1);
         return (0..rows)
             .step_by(step)
             .map(|row| Span { row, rows: step.min(rows - row), column: 0, columns })

@@ -5,19 +5,23 @@
 //! -(mu + (sigma - 1) eps) comes without cancellation from sigma - 1: where the posterior is the prior, the
 //! weight is exactly 1.
 
-use super::sum::{RUN, RowSum};
+use super::sum::{RUN, RowSum, Sums};
 use super::{KlPiece, KlTarget, distribute, finish};
 use crate::element::{Element, Vector};
-use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
+use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, first, load, store};
 use crate::level::{Kernel, dispatch};
-use crate::math::exponential;
-use crate::noise::{Noise, Normal, Visit, walk};
-use crate::split::{SEGMENT, Span, finer, for_each, pieces, spans, threads_for};
+use crate::math::deviation;
+use crate::noise::{GROUP, Noise, Normal, Visit, draws, walk};
+use crate::split::{Span, finer, for_each, pieces, spans, spans_of, threads_for};
 use crate::{Execution, Matrix};
+use core::ops::Range;
 
 /// Elements that the backward sums over the samples at a time: its buffers stay in the first cache, and the few
 /// latents of a batch still make work for several threads.
-const SUMMED: usize = 1024;
+const SUMMED: usize = 512;
+
+/// Elements of one sample that the forward takes at a time, in a run of samples: likewise.
+const SAMPLED: usize = 1024;
 
 /// `samples` times z = mu + exp(logvar / 2) * eps into `z`, and log p(z) - log q(z | x) in nats, one per row of
 /// every sample, into `log_weight`; both contiguous, sample by sample.
@@ -40,34 +44,31 @@ pub fn log_weight_forward<T: Element>(
     assert_eq!(z.len(), samples * rows * columns, "z has the wrong length");
     assert_eq!(log_weight.len(), samples * rows, "one weight per row and sample");
     check_draws(noise, samples);
-    let spans = spans(rows, columns);
-    // A small matrix is one span: several samples of it make up one piece of work.
-    let together = if spans.len() == 1 { (SEGMENT / (rows * columns)).max(1) } else { 1 };
-    let firsts: Vec<_> = (0..samples).step_by(together).collect();
-    let works = firsts.iter().flat_map(|&first| {
-        let samples = together.min(samples - first);
-        spans.iter().map(move |&span| (first, samples, span))
-    });
-    // What a piece of work writes is contiguous: that of a stretch of as many rows.
-    let stacked: Vec<_> =
-        works.clone().map(|(_, samples, span)| Span { rows: samples * span.rows, ..span }).collect();
+    let spans = spans_of(rows, columns, SAMPLED);
+    // One piece for each span of each sample, sample by sample.
+    let all: Vec<_> = spans.iter().copied().cycle().take(samples * spans.len()).collect();
     let mut partials = Vec::new();
     let mut target = KlTarget::Rows(log_weight);
-    let mut items: Vec<_> = works
-        .zip(pieces(z, stacked.iter().map(Span::elements)))
-        .zip(distribute(&mut target, &mut partials, &stacked, columns))
-        .map(|(((first, samples, span), z), log_weight)| Forward {
+    let mut items = Vec::new();
+    let mut outputs =
+        pieces(z, all.iter().map(Span::elements)).zip(distribute(&mut target, &mut partials, &all, columns));
+    for first in (0..samples).step_by(RUN) {
+        let noise = Noise { draw: noise.draw + first as u32, ..*noise };
+        let begun = items.len();
+        items.extend(spans.iter().map(|&span| Forward {
             mu,
             logvar,
-            noise: Noise { draw: noise.draw + first as u32, ..*noise },
-            samples,
+            noise,
             span,
-            z,
-            log_weight,
-        })
-        .collect();
-    // All samples of a span after each other: its parameters are read once.
-    items.sort_by_key(|item| (item.span.row, item.span.column));
+            samples: Vec::with_capacity(RUN),
+        }));
+        for _ in first..samples.min(first + RUN) {
+            for (item, output) in items[begun..].iter_mut().zip(&mut outputs) {
+                item.samples.push(output);
+            }
+        }
+    }
+    drop(outputs);
     for_each(items, threads_for(z_elements(samples, rows, columns), execution.threads), |item| {
         dispatch(execution.level, item);
     });
@@ -82,14 +83,14 @@ fn check_draws(noise: &Noise, samples: usize) {
     assert!(u64::from(noise.draw) + samples as u64 <= 1 << 32, "the draws do not fit in 32 bits");
 }
 
+/// A span in up to eight samples.
 struct Forward<'a, T: Element> {
     mu: Matrix<'a, T>,
     logvar: Matrix<'a, T>,
+    /// Of the first of them.
     noise: Noise<'a>,
-    samples: usize,
     span: Span,
-    z: &'a mut [T],
-    log_weight: KlPiece<'a, T::Math>,
+    samples: Vec<(&'a mut [T], KlPiece<'a, T::Math>)>,
 }
 
 impl<T: Element> Kernel for Forward<'_, T> {
@@ -97,44 +98,92 @@ impl<T: Element> Kernel for Forward<'_, T> {
 
     #[inline(always)]
     fn run<L: Vectors>(self) {
-        let (span, first, samples) = (self.span, self.noise, self.samples);
-        let mut slots = ForwardSlots::<T, L> { work: self, sum: RowSum::new(span), sample: 0 };
-        for sample in 0..samples {
-            slots.sample = sample;
-            walk::<L, Normal>(&Noise { draw: first.draw + sample as u32, ..first }, span, &mut slots);
+        let Self { mu, logvar, noise, span, samples } = self;
+        match <[_; RUN]>::try_from(samples) {
+            Ok(samples) => in_a_run::<T, L>([mu, logvar], &noise, span, samples),
+            Err(samples) => {
+                let mut draw = noise.draw;
+                for (z, log_weight) in samples {
+                    let mut slots =
+                        ForwardSlots::<T, L> { mu, logvar, span, z, log_weight, sum: RowSum::new(span) };
+                    walk::<L, Normal>(&Noise { draw, ..noise }, span, &mut slots);
+                    draw = draw.wrapping_add(1);
+                }
+            }
         }
     }
 }
 
+/// A span in eight samples: what all of them share is computed once, and each slot in the eight side by side.
+#[inline(always)]
+fn in_a_run<T: Element, L: Vectors>(
+    [mu, logvar]: [Matrix<T>; 2],
+    noise: &Noise,
+    span: Span,
+    mut samples: [(&mut [T], KlPiece<T::Math>); RUN],
+) {
+    let keys = noise.keys();
+    for row in span.row..span.row + span.rows {
+        let mut sums = Sums::<Vector<T, L>, RUN>::new();
+        for column in (span.column..span.column + span.columns).step_by(LANES) {
+            let eps = draws::<L, Normal>(noise, &keys, row, column);
+            let (stretch, at) = span.stretch(row, column);
+            let m = T::load::<L>(mu.within(row, span), at);
+            let l = T::load::<L>(logvar.within(row, span), at);
+            let sigma = deviation(l);
+            let growth = sigma.growth();
+            let mut twice = [l; RUN];
+            for i in 0..RUN {
+                let eps = T::Math::from_f32::<L>(eps[i / GROUP][i % GROUP]);
+                let z = m.add(sigma.times(eps));
+                T::store::<L>(z, &mut samples[i].0[stretch.clone()], at);
+                twice[i] = twice_log_weight(m, l, growth, eps, z);
+            }
+            sums.add(twice);
+        }
+        for ((_, log_weight), twice) in samples.iter_mut().zip(sums.finish()) {
+            give(log_weight, row - span.row, twice);
+        }
+    }
+}
+
+/// eps^2 + logvar - z^2: where the row has ended, mu = logvar = 0 make this 0, whatever the noise.
+#[inline(always)]
+fn twice_log_weight<V: Floats>(mu: V, logvar: V, growth: V, eps: V, z: V) -> V {
+    logvar.sub(growth.fma(eps, mu).mul(eps.add(z)))
+}
+
+/// Writes the weight of a row.
+#[inline(always)]
+fn give<M: Scalar>(log_weight: &mut KlPiece<M>, row: usize, twice: f64) {
+    match log_weight {
+        KlPiece::Rows(all) => all[row] = M::from_f64(0.5 * twice),
+        KlPiece::Partial(partial) => **partial = 0.5 * twice,
+        _ => {}
+    }
+}
+
 struct ForwardSlots<'a, T: Element, L: Vectors> {
-    work: Forward<'a, T>,
+    mu: Matrix<'a, T>,
+    logvar: Matrix<'a, T>,
+    span: Span,
+    z: &'a mut [T],
+    log_weight: KlPiece<'a, T::Math>,
     sum: RowSum<Vector<T, L>>,
-    /// Counted from the first of the work.
-    sample: usize,
 }
 
 impl<T: Element, L: Vectors> Visit<L> for ForwardSlots<'_, T, L> {
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
-        let Forward { mu, logvar, span, z, log_weight, .. } = &mut self.work;
-        let (stretch, at) = span.stretch(row, column);
-        let m = T::load::<L>(mu.within(row, *span), at);
-        let l = T::load::<L>(logvar.within(row, *span), at);
+        let (stretch, at) = self.span.stretch(row, column);
+        let m = T::load::<L>(self.mu.within(row, self.span), at);
+        let l = T::load::<L>(self.logvar.within(row, self.span), at);
         let eps = T::Math::from_f32::<L>(noise);
-        let e = exponential(l.mul(Vector::<T, L>::splat(T::Math::HALF)));
-        let value = m.add(e.times(eps));
-        let of_sample = &mut z[self.sample * span.elements()..][..span.elements()];
-        T::store::<L>(value, &mut of_sample[stretch], at);
-        // Where the row has ended, mu = logvar = 0 make this 0, whatever the noise.
-        let twice = l.sub(e.growth.fma(eps, m).mul(eps.add(value)));
-        if let Some(of_row) = self.sum.add(twice, at) {
-            match log_weight {
-                KlPiece::Rows(all) => {
-                    all[self.sample * span.rows + row - span.row] = T::Math::from_f64(0.5 * of_row);
-                }
-                KlPiece::Partial(partial) => **partial = 0.5 * of_row,
-                _ => {}
-            }
+        let sigma = deviation(l);
+        let z = m.add(sigma.times(eps));
+        T::store::<L>(z, &mut self.z[stretch], at);
+        if let Some(twice) = self.sum.add(twice_log_weight(m, l, sigma.growth(), eps, z), at) {
+            give(&mut self.log_weight, row - self.span.row, twice);
         }
     }
 }
@@ -222,13 +271,18 @@ impl<T: Element> Backward<'_, T> {
         let (span, first, samples) = (self.span, self.noise, self.samples);
         let sums = [SampleSum::<T::Math>::new(span, samples), SampleSum::new(span, samples)];
         let mut slots = BackwardSlots::<T, SAMPLE, WEIGHT> { work: self, sums, sample: 0 };
-        for sample in 0..samples {
+        let whole = samples / RUN * RUN;
+        for sample in (0..whole).step_by(RUN) {
+            slots.sample = sample;
+            slots.run::<L>(&Noise { draw: first.draw + sample as u32, ..first });
+        }
+        for sample in whole..samples {
             slots.sample = sample;
             walk::<L, Normal>(&Noise { draw: first.draw + sample as u32, ..first }, span, &mut slots);
-            if sample % RUN == RUN - 1 || sample == samples - 1 {
-                for sum in &mut slots.sums {
-                    sum.flush::<L>();
-                }
+        }
+        if whole < samples {
+            for sum in &mut slots.sums {
+                sum.flush::<L>();
             }
         }
         for (sum, output) in slots.sums.iter().zip(slots.work.outputs) {
@@ -245,17 +299,49 @@ struct BackwardSlots<'a, T: Element, const SAMPLE: bool, const WEIGHT: bool> {
     sample: usize,
 }
 
-impl<T: Element, L: Vectors, const SAMPLE: bool, const WEIGHT: bool> Visit<L>
-    for BackwardSlots<'_, T, SAMPLE, WEIGHT>
-{
+impl<T: Element, const SAMPLE: bool, const WEIGHT: bool> BackwardSlots<'_, T, SAMPLE, WEIGHT> {
+    /// Takes all of the span in eight samples: what they share is computed once, and each slot in the eight side by
+    /// side.
     #[inline(always)]
-    fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
-        let Backward { mu, logvar, grad_z, grad_log_weight, span, .. } = &self.work;
+    fn run<L: Vectors>(&mut self, noise: &Noise) {
+        let (keys, span) = (noise.keys(), self.work.span);
+        for row in span.row..span.row + span.rows {
+            for column in (span.column..span.column + span.columns).step_by(LANES) {
+                let eps = draws::<L, Normal>(noise, &keys, row, column);
+                let (stretch, at) = span.stretch(row, column);
+                let m = T::load::<L>(self.work.mu.within(row, span), at);
+                let sigma = deviation(T::load::<L>(self.work.logvar.within(row, span), at));
+                let [mut of_mu, mut of_logvar] = [m, m];
+                for i in 0..RUN {
+                    let eps = T::Math::from_f32::<L>(eps[i / GROUP][i % GROUP]);
+                    let gradients = self.gradients::<L>(self.sample + i, row, at, m, sigma.times(eps));
+                    if i == 0 {
+                        [of_mu, of_logvar] = gradients;
+                    } else {
+                        of_mu = of_mu.add(gradients[0]);
+                        of_logvar = of_logvar.add(gradients[1]);
+                    }
+                }
+                let [sum_mu, sum_logvar] = &mut self.sums;
+                sum_mu.add_run::<L>(of_mu, stretch.clone(), at);
+                sum_logvar.add_run::<L>(of_logvar, stretch, at);
+            }
+        }
+    }
+
+    /// The gradients of mu and logvar from one sample, for sixteen elements of what the span has of a row.
+    #[inline(always)]
+    fn gradients<L: Vectors>(
+        &self,
+        sample: usize,
+        row: usize,
+        at: usize,
+        mu: Vector<T, L>,
+        step: Vector<T, L>,
+    ) -> [Vector<T, L>; 2] {
+        let Backward { grad_z, grad_log_weight, span, .. } = &self.work;
         let half = Vector::<T, L>::splat(T::Math::HALF);
-        let (stretch, at) = span.stretch(row, column);
-        let of_sample = self.sample * mu.rows() + row;
-        let e = exponential(T::load::<L>(logvar.within(row, *span), at).mul(half));
-        let step = e.times(T::Math::from_f32::<L>(noise));
+        let of_sample = sample * self.work.mu.rows() + row;
         // What reaches z, by itself and by way of the weight, whose own part is -z.
         let mut of_z = half;
         let mut of_logvar = half;
@@ -264,17 +350,31 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const WEIGHT: bool> Visit<L>
         }
         if WEIGHT && let Some(grad) = grad_log_weight {
             let g = Vector::<T, L>::splat(grad.stretch(of_sample, 0, 1)[0]);
-            let z = T::load::<L>(mu.within(row, *span), at).add(step);
             let zero = Vector::<T, L>::splat(T::Math::ZERO);
-            let towards_prior = zero.sub(z);
+            let towards_prior = zero.sub(mu.add(step));
             of_z = if SAMPLE { g.fma(towards_prior, of_z) } else { g.mul(towards_prior) };
             of_logvar = g.mul(half);
         }
         let chain = of_z.mul(half);
         of_logvar = if WEIGHT { chain.fma(step, of_logvar) } else { chain.mul(step) };
+        [of_z, of_logvar]
+    }
+}
+
+impl<T: Element, L: Vectors, const SAMPLE: bool, const WEIGHT: bool> Visit<L>
+    for BackwardSlots<'_, T, SAMPLE, WEIGHT>
+{
+    #[inline(always)]
+    fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
+        let Backward { mu, logvar, span, .. } = &self.work;
+        let (stretch, at) = span.stretch(row, column);
+        let m = T::load::<L>(mu.within(row, *span), at);
+        let sigma = deviation(T::load::<L>(logvar.within(row, *span), at));
+        let step = sigma.times(T::Math::from_f32::<L>(noise));
+        let [of_mu, of_logvar] = self.gradients::<L>(self.sample, row, at, m, step);
         let [sum_mu, sum_logvar] = &mut self.sums;
         let first = self.sample.is_multiple_of(RUN);
-        sum_mu.add::<L>(of_z, first, stretch.clone(), at);
+        sum_mu.add::<L>(of_mu, first, stretch.clone(), at);
         sum_logvar.add::<L>(of_logvar, first, stretch, at);
     }
 }
@@ -282,35 +382,41 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const WEIGHT: bool> Visit<L>
 /// One sum over the samples for each element of a span: runs in the type itself, added up in `f64`.
 struct SampleSum<M> {
     run: Vec<M>,
-    /// Empty where all samples are one run.
-    totals: Vec<[f64; LANES]>,
+    /// Empty where all samples are one run; else with room for a vector beyond the last element.
+    totals: Vec<f64>,
 }
 
 impl<M: Arithmetic> SampleSum<M> {
     fn new(span: Span, samples: usize) -> Self {
         let elements = span.elements();
-        let totals = if samples > RUN { elements.div_ceil(LANES) } else { 0 };
-        Self { run: vec![M::ZERO; elements], totals: vec![[0.0; LANES]; totals] }
+        let totals = if samples > RUN { elements + LANES } else { 0 };
+        Self { run: vec![M::ZERO; elements], totals: vec![0.0; totals] }
     }
 
     /// Takes the slot that begins `at` elements into a stretch; the first sample of a run begins it.
     #[inline(always)]
-    fn add<L: Vectors>(
-        &mut self,
-        value: M::Vector<L>,
-        first: bool,
-        stretch: core::ops::Range<usize>,
-        at: usize,
-    ) {
+    fn add<L: Vectors>(&mut self, value: M::Vector<L>, first: bool, stretch: Range<usize>, at: usize) {
         let of_row = &mut self.run[stretch];
         let sum = if first { value } else { load::<M::Vector<L>>(of_row, at).add(value) };
         store(sum, of_row, at);
     }
 
+    /// Takes a whole run of such a slot.
+    #[inline(always)]
+    fn add_run<L: Vectors>(&mut self, value: M::Vector<L>, stretch: Range<usize>, at: usize) {
+        if self.totals.is_empty() {
+            store(value, &mut self.run[stretch], at);
+        } else if let Some(total) = self.totals[stretch.start + at..].first_chunk_mut() {
+            // What the vector has beyond the row is of the next one.
+            first(value, stretch.len() - at).add_to(total);
+        }
+    }
+
     /// Ends a run.
     #[inline(always)]
     fn flush<L: Vectors>(&mut self) {
-        for (index, total) in self.totals.iter_mut().enumerate() {
+        let (totals, _) = self.totals.as_chunks_mut();
+        for (index, total) in totals.iter_mut().enumerate().take(self.run.len().div_ceil(LANES)) {
             load::<M::Vector<L>>(&self.run, index * LANES).add_to(total);
         }
     }
@@ -322,7 +428,7 @@ impl<M: Arithmetic> SampleSum<M> {
             return load(&self.run, at);
         }
         let mut lanes = [M::ZERO; LANES];
-        for (lane, &total) in lanes.iter_mut().zip(&self.totals[at / LANES]) {
+        for (lane, &total) in lanes.iter_mut().zip(&self.totals[at..]) {
             *lane = M::from_f64(total);
         }
         M::Vector::<L>::load(&lanes)
