@@ -152,7 +152,7 @@ def watched() -> bool:
 def plainly_cpu(argument: Any) -> bool:
     """Whether the dispatcher could only choose the CPU kernel because of this argument."""
     if type(argument) is Tensor or type(argument) is Parameter:
-        # `torch.autograd.grad(is_grads_batched=True)` has a batched tensor that is no subclass, and no level to see.
+        # Those of `torch.autograd.grad(is_grads_batched=True)` have the usual type, and no level to see.
         return argument.is_cpu and not argument._is_zerotensor() and not is_legacy_batchedtensor(argument)
     return not isinstance(argument, Tensor)
 

@@ -59,8 +59,8 @@ class EpochTotals:
 
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
         """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0)."""
-        # No more than has to be done before the tensors may be used again: on small networks each operation takes as
-        # long as a layer.
+        # No more than has to be done before the tensors may be used again: on small networks each operation
+        # takes as long as a layer.
         sums = torch.stack((terms.recon.detach(), terms.kl.detach())).sum(1, dtype=self._dtype)
         self._pending.append((sums, self._size(len(terms.recon)), skipped))
         self.steps += 1
