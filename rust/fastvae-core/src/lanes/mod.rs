@@ -390,8 +390,8 @@ pub trait Vectors: Copy {
     type U32: Words<Floats = Self::F32>;
     /// Chains of Philox rounds that its registers hold at a time: one alone waits for its multiplications.
     const CHAINS: usize;
-    /// Whether the slots of a row are written out one after the other: more code, but no vector that a register
-    /// holds goes through memory.
+    /// Whether two groups of whole slots of a row are taken together, written out: more code, but no vector that a
+    /// register holds goes through memory.
     const WRITTEN_OUT: bool;
 
     /// Widens every lane exactly.
