@@ -1,5 +1,5 @@
 """z = mu + exp(logvar / 2) * eps, with the noise of the contract."""
 
-from fastvae.ops.reparametrize import autograd, cpu, reference, schema
+from fastvae.ops.reparametrize import autograd, cpu, cuda, reference, schema
 
-__all__ = ["autograd", "cpu", "reference", "schema"]
+__all__ = ["autograd", "cpu", "cuda", "reference", "schema"]

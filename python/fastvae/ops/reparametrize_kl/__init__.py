@@ -1,5 +1,5 @@
 """The sample and its KL from the standard normal in one pass over memory."""
 
-from fastvae.ops.reparametrize_kl import autograd, cpu, reference, schema
+from fastvae.ops.reparametrize_kl import autograd, cpu, cuda, reference, schema
 
-__all__ = ["autograd", "cpu", "reference", "schema"]
+__all__ = ["autograd", "cpu", "cuda", "reference", "schema"]

@@ -1,0 +1,213 @@
+"""What the CUDA kernels share on the host: when there are any, how tensors are laid for them, how work is cut.
+
+The kernels are in Triton, which torch's CUDA builds bring: ``ops/triton`` has them, and ``ops/<family>/cuda.py``
+calls them. Triton is imported by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from fastvae.ops.layout import OPMATH, address, as_rows, reduced_shape, rows_columns
+from fastvae.ops.library import LIBRARY
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OLDEST_CAPABILITY = (7, 0)
+"""What Triton compiles for."""
+
+OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
+"""How every kernel is compiled: a product and a sum that the compiler fuses would change bits."""
+
+TILE = 1024
+"""Elements that a program takes at a time: eight for each of its threads."""
+
+MOST_STEPS = 8
+"""Tiles that are added up in the type itself; from there on sums are in float64."""
+
+CUDA_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
+"""The function behind each operator that has a kernel for CUDA."""
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; nothing is imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def compiles_for(index: int) -> bool:
+    """Whether Triton knows a CUDA device."""
+    return torch.cuda.get_device_capability(index) >= OLDEST_CAPABILITY
+
+
+def cuda_kernel(operator: OpOverload[..., Any], reference: Callable[..., Any]) -> Callable[[F], F]:
+    """Register the decorated function as the CUDA kernel of an operator.
+
+    Where Triton is missing or does not know the device, the reference is: correct, on the device.
+    """
+
+    def register(function: F) -> F:
+        def run(*arguments: Any) -> Any:
+            device = next(a.device for a in arguments if isinstance(a, Tensor))
+            if not has_triton() or not compiles_for(device.index):
+                return reference(*arguments)
+            with on(device):
+                return function(*arguments)
+
+        LIBRARY.impl(operator, run, "CUDA")
+        CUDA_KERNELS[operator] = function
+        return function
+
+    return register
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Launch on a device: Triton takes the current one, whatever its arguments are on."""
+    return nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device)
+
+
+@functools.cache
+def kernels(name: str) -> ModuleType:
+    """The Triton kernels in ``ops/triton/<name>.py``, imported when they are first wanted."""
+    return importlib.import_module(f"fastvae.ops.triton.{name}")
+
+
+def cdiv(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
+    return -(-a // b)
+
+
+def next_power_of_two(n: int) -> int:
+    """The smallest power of two that is not below a positive number."""
+    return 1 << (n - 1).bit_length()
+
+
+class Tiles(NamedTuple):
+    """How a matrix is cut, by its shape alone: so the same sum has the same bits each time."""
+
+    rows: int
+    """Of a tile."""
+    columns: int
+    """Of a tile, a power of two and at least four: a block of the noise."""
+    steps: int
+    """Tiles that one program takes one after the other."""
+    programs: int
+    """Along the axis of the steps."""
+    grid: tuple[int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a tile."""
+        return self.rows, self.columns
+
+
+def tiles(rows: int, columns: int) -> Tiles:
+    """Cut a matrix for work that keeps to single elements: a program for each tile."""
+    width = min(max(next_power_of_two(columns), 4), TILE)
+    height = min(TILE // width, next_power_of_two(rows))
+    across = cdiv(columns, width)
+    return Tiles(height, width, 1, across, (cdiv(rows, height) * across,))
+
+
+def tiles_of_rows(rows: int, columns: int, widest: int = TILE) -> Tiles:
+    """Cut a matrix for sums over its rows: a program takes several tiles of some rows."""
+    width = min(max(next_power_of_two(columns), 4), widest)
+    height = min(TILE // width, next_power_of_two(rows))
+    across = cdiv(columns, width)
+    segments = cdiv(across, MOST_STEPS)
+    steps = cdiv(across, segments)
+    return Tiles(height, width, steps, segments, (cdiv(rows, height) * segments,))
+
+
+def tiles_of_columns(rows: int, columns: int) -> Tiles:
+    """Cut a matrix for sums over its columns: a program takes several tiles of some columns."""
+    width = min(max(next_power_of_two(columns), 4), 64)
+    height = min(TILE // width, next_power_of_two(rows))
+    down = cdiv(rows, height)
+    bands = cdiv(down, MOST_STEPS)
+    steps = cdiv(down, bands)
+    return Tiles(height, width, steps, bands, (cdiv(columns, width) * bands,))
+
+
+class DeviceMatrix:
+    """The matrix that one kernel call works on, and what every tensor of the call has to be like.
+
+    Whoever calls an operator directly, or changes a saved tensor in a hook, gets here unchecked.
+    """
+
+    def __init__(self, like: Tensor, event_dims: int) -> None:
+        if like.dtype not in OPMATH:
+            raise ValueError(f"the kernels take {[str(d) for d in OPMATH]}, got {like.dtype}")
+        self.shape, self.dtype, self.device, self.event_dims = like.shape, like.dtype, like.device, event_dims
+        self.rows, self.columns = rows_columns(like.shape, event_dims)
+
+    @property
+    def opmath(self) -> torch.dtype:
+        """The dtype of the arithmetic."""
+        return OPMATH[self.dtype]
+
+    def strided(self, name: str, tensor: Tensor) -> tuple[Tensor, int]:
+        """A tensor as rows of unit stride, and their distance; a copy where its strides allow no such form."""
+        return _strided(name, tensor, self.event_dims, self.shape, self.dtype, self.device)
+
+    def strided_of_rows(self, name: str, tensor: Tensor) -> tuple[Tensor, int]:
+        """A tensor with one number per row in the dtype of the arithmetic, likewise: a column."""
+        shape = reduced_shape(self.shape, self.event_dims, "sample")
+        return _strided(name, tensor, 0, shape, self.opmath, self.device)
+
+    def strided_grad(self, name: str, grad: Tensor, reduction: str) -> tuple[Tensor, int, int]:
+        """The gradient of what was reduced, with its (row, column) strides: 0 along what was summed over."""
+        shape = reduced_shape(self.shape, self.event_dims, reduction)
+        by_column = reduction in {"none", "dimension"}
+        grad, step = _strided(
+            name, grad, self.event_dims if by_column else 0, shape, self.opmath, self.device
+        )
+        return grad, step if reduction in {"none", "sample"} else 0, int(by_column)
+
+
+def _strided(
+    name: str,
+    tensor: Tensor,
+    event_dims: int,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, int]:
+    if tensor.shape != torch.Size(shape) or tensor.dtype is not dtype or tensor.device != device:
+        raise ValueError(
+            f"{name} must be a {dtype} tensor of shape {tuple(shape)} on {device}, got {tensor.dtype} of "
+            f"{tuple(tensor.shape)} on {tensor.device}"
+        )
+    tensor, step = as_rows(tensor, event_dims)
+    address(tensor)  # raises where the storage does not reach that far
+    return tensor, step
+
+
+def seed_pointer(seed: Tensor, device: torch.device) -> Tensor:
+    """A seed that a kernel can read: its value stays on the device."""
+    if seed.dtype is not torch.int64 or seed.numel() != 1 or seed.device != device:
+        raise ValueError(
+            f"seed must be an int64 tensor of one element on {device}, got {seed.dtype}, {seed.numel()} on "
+            f"{seed.device}"
+        )
+    address(seed)
+    return seed
+
+
+def total(partials: Tensor, dim: int | None, dtype: torch.dtype) -> Tensor:
+    """Add up what programs left, in float64, and round once."""
+    if dim is not None and partials.shape[dim] == 1:
+        return partials.squeeze(dim)
+    wide = partials.sum(dtype=torch.float64) if dim is None else partials.sum(dim, dtype=torch.float64)
+    return wide.to(dtype)

@@ -1,0 +1,225 @@
+"""The Gaussian KL on CUDA: the Triton kernels; those of the sample too, which share them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastvae.ops.cuda import (
+    OPTIONS,
+    DeviceMatrix,
+    cuda_kernel,
+    kernels,
+    seed_pointer,
+    tiles,
+    tiles_of_columns,
+    tiles_of_rows,
+    total,
+)
+from fastvae.ops.gaussian_kl import reference, schema
+from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
+from fastvae.ops.layout import reduced_shape
+
+
+class Draw(NamedTuple):
+    """The noise of a call."""
+
+    seed: Tensor
+    draw: int
+    row_offset: int
+
+
+def forward(
+    mu: Tensor,
+    logvar: Tensor,
+    event_dims: int,
+    *,
+    noise: Draw | None = None,
+    reduction: str | None = None,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """The sample, where there is noise, and the KL, where there is a reduction; else something in their place."""
+    z = mu if noise is None else empty_latent(mu)
+    if not mu.numel():
+        return z, mu if reduction is None else empty_kl(mu, event_dims, reduction).zero_()
+    if free_bits and group_size > 1:
+        return (
+            z if noise is None else forward(mu, logvar, event_dims, noise=noise)[0],
+            _of_groups(mu, logvar, event_dims, str(reduction), free_bits, group_size),
+        )
+    matrix = DeviceMatrix(mu, event_dims)
+    mu, mu_step = matrix.strided("mu", mu)
+    logvar, logvar_step = matrix.strided("logvar", logvar)
+    rows, columns, opmath = matrix.rows, matrix.columns, matrix.opmath
+    module = kernels("latent")
+    if reduction is None:
+        kind, cut, out = module.NO_KL, tiles(rows, columns), z
+    elif reduction == "none":
+        kind, cut, out = module.ELEMENTS, tiles(rows, columns), empty_kl(mu, event_dims, reduction)
+    elif reduction == "dimension":
+        kind, cut = module.COLUMN_SUMS, tiles_of_columns(rows, columns)
+        out = torch.empty((cut.programs, columns), dtype=opmath, device=mu.device)
+    else:
+        kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns)
+        out = torch.empty((rows, cut.programs), dtype=opmath, device=mu.device)
+    seed, draw, row_offset = noise or Draw(mu, 0, 0)
+    module.forward[cut.grid](
+        mu,
+        logvar,
+        z,
+        out,
+        seed if noise is None else seed_pointer(seed, mu.device),
+        draw,
+        row_offset,
+        rows,
+        columns,
+        mu_step,
+        logvar_step,
+        _floor(mu, opmath, free_bits),
+        cut.programs,
+        cut.steps,
+        MATH=module.DTYPES[opmath],
+        SAMPLE=noise is not None,
+        KL=kind.value,
+        FREE=bool(free_bits),
+        ROWS=cut.rows,
+        COLUMNS=cut.columns,
+        **OPTIONS,
+    )
+    if reduction in {None, "none"}:
+        return z, out
+    if reduction == "sum":
+        return z, total(out, None, opmath)
+    kl = total(out, 0 if reduction == "dimension" else 1, opmath)
+    return z, kl.reshape(reduced_shape(matrix.shape, event_dims, str(reduction)))
+
+
+def backward(
+    logvar: Tensor,
+    event_dims: int,
+    *,
+    mu: Tensor | None = None,
+    grad_z: Tensor | None = None,
+    noise: Draw | None = None,
+    grad_kl: Tensor | None = None,
+    reduction: str = "none",
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of mu, where there is one of the KL, and of logvar."""
+    grad_logvar = empty_latent(logvar)
+    grad_mu = grad_logvar if grad_kl is None or mu is None else empty_latent(mu)
+    if not logvar.numel():
+        return grad_mu, grad_logvar
+    matrix = DeviceMatrix(logvar, event_dims)
+    rows, columns, opmath = matrix.rows, matrix.columns, matrix.opmath
+    module = kernels("latent")
+    logvar, logvar_step = matrix.strided("logvar", logvar)
+    # What a kernel does without is never read.
+    weight, mu_step, grad_z_step, grad_kl_step, by_column = logvar, 0, 0, 0, 0
+    if mu is not None:
+        mu, mu_step = matrix.strided("mu", mu)
+    if grad_z is not None:
+        grad_z, grad_z_step = matrix.strided("grad_z", grad_z)
+    weighted = bool(free_bits) and group_size > 1 and mu is not None
+    if grad_kl is not None:
+        grad_kl, grad_kl_step, by_column = matrix.strided_grad("grad_kl", grad_kl, reduction)
+    if weighted and mu is not None:
+        groups = _group_sums(mu, logvar, event_dims, group_size)
+        weight = torch.where(groups <= free_bits, 0.0, 1.0).to(opmath)
+    seed, draw, row_offset = noise or Draw(logvar, 0, 0)
+    cut = tiles(rows, columns)
+    module.backward[cut.grid](
+        logvar if mu is None else mu,
+        logvar,
+        logvar if grad_z is None else grad_z,
+        logvar if grad_kl is None else grad_kl,
+        weight,
+        grad_mu,
+        grad_logvar,
+        seed if noise is None else seed_pointer(seed, logvar.device),
+        draw,
+        row_offset,
+        rows,
+        columns,
+        mu_step,
+        logvar_step,
+        grad_z_step,
+        grad_kl_step,
+        _floor(logvar, opmath, free_bits),
+        group_size,
+        cut.programs,
+        MATH=module.DTYPES[opmath],
+        SAMPLE=noise is not None,
+        KL=grad_kl is not None,
+        KL_BY_COLUMN=bool(by_column),
+        FREE=bool(free_bits) and not weighted,
+        WEIGHTED=weighted,
+        ROWS=cut.rows,
+        COLUMNS=cut.columns,
+        **OPTIONS,
+    )
+    return grad_mu, grad_logvar
+
+
+def _floor(like: Tensor, dtype: torch.dtype, free_bits: float) -> Tensor:
+    """The free bits as a kernel reads them: as a plain argument they would be rounded to float32."""
+    return torch.full((), free_bits, dtype=dtype, device=like.device) if free_bits else like
+
+
+def _group_sums(mu: Tensor, logvar: Tensor, event_dims: int, group_size: int) -> Tensor:
+    """The KL of each group of neighbouring dimensions, a row of them for each latent."""
+    rows = DeviceMatrix(mu, event_dims).rows
+    grouped = (rows, -1, group_size)
+    return forward(mu.reshape(grouped), logvar.reshape(grouped), 1, reduction="sample")[1]
+
+
+def _of_groups(
+    mu: Tensor, logvar: Tensor, event_dims: int, reduction: str, free_bits: float, group_size: int
+) -> Tensor:
+    """The KL of groups that have free bits together."""
+    groups = _group_sums(mu, logvar, event_dims, group_size)
+    # Not `clamp`: NaN stays.
+    floored = torch.where(groups <= free_bits, free_bits, groups)
+    kl = total(floored, None if reduction == "sum" else 1, groups.dtype)
+    return kl.reshape(reduced_shape(mu.shape, event_dims, reduction))
+
+
+@cuda_kernel(schema.gaussian_kl, reference.gaussian_kl)
+def gaussian_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> Tensor:
+    """KL from the standard normal, in one pass."""
+    return forward(
+        mu, logvar, event_dims, reduction=reduction, free_bits=free_bits, group_size=group_size
+    )[1]
+
+
+@cuda_kernel(schema.gaussian_kl_backward, reference.gaussian_kl_backward)
+def gaussian_kl_backward(
+    grad_kl: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+    free_bits: float = 0.0,
+    group_size: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """The gradients with respect to mu and logvar, in one pass."""
+    return backward(
+        logvar,
+        event_dims,
+        mu=mu,
+        grad_kl=grad_kl,
+        reduction=reduction,
+        free_bits=free_bits,
+        group_size=group_size,
+    )

@@ -1,0 +1,137 @@
+"""The noise on CUDA: the Triton kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastvae.ops.cuda import OPTIONS, cdiv, cuda_kernel, kernels, next_power_of_two, seed_pointer, tiles
+from fastvae.ops.layout import address
+from fastvae.ops.noise import reference, schema
+from fastvae.ops.noise.fallback import written_over
+
+MOST_SEEDS = 256
+"""Seeds that one program derives."""
+
+
+def new_matrix(*, normal: bool) -> Callable[..., Tensor]:
+    """The operator that makes a float32 matrix."""
+
+    def run(
+        rows: int, columns: int, seed: Tensor, draw: int, row_offset: int, row_ids: Tensor | None
+    ) -> Tensor:
+        out = torch.empty((rows, columns), dtype=torch.float32, device=seed.device)
+        _fill(out, rows, columns, seed, draw, row_offset, row_ids, normal=normal)
+        return out
+
+    return run
+
+
+def given_matrix(*, normal: bool) -> Callable[..., None]:
+    """The operator that fills the memory of a float32 tensor, whatever its shape."""
+
+    def run(
+        rows: int,
+        columns: int,
+        seed: Tensor,
+        draw: int,
+        row_offset: int,
+        row_ids: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        if (
+            out.dtype is not torch.float32
+            or out.numel() != rows * columns
+            or not out.is_contiguous()
+            or out.device != seed.device
+        ):
+            raise ValueError(
+                f"out must be {rows * columns} contiguous float32 numbers on {seed.device}, got {out.numel()} "
+                f"of {out.dtype} with strides {out.stride()} on {out.device}"
+            )
+        _fill(out, rows, columns, seed, draw, row_offset, row_ids, normal=normal)
+        # The kernel writes behind autograd's back: a backward that kept the old values has to fail, as it
+        # does for torch's own in-place operations.
+        torch.autograd.graph.increment_version(out)
+
+    return run
+
+
+def _fill(
+    out: Tensor,
+    rows: int,
+    columns: int,
+    seed: Tensor,
+    draw: int,
+    row_offset: int,
+    row_ids: Tensor | None,
+    *,
+    normal: bool,
+) -> None:
+    if not out.numel():
+        return
+    address(out)
+    numbers = out if row_ids is None else _checked(row_ids, rows, out.device)
+    cut = tiles(rows, columns)
+    kernels("noise").fill[cut.grid](
+        out,
+        seed_pointer(seed, out.device),
+        draw,
+        row_offset,
+        numbers,
+        rows,
+        columns,
+        cut.programs,
+        NORMAL=normal,
+        LISTED=row_ids is not None,
+        ROWS=cut.rows,
+        COLUMNS=cut.columns,
+        **OPTIONS,
+    )
+
+
+def _checked(row_ids: Tensor, rows: int, device: torch.device) -> Tensor:
+    """One int64 row number per row, contiguous."""
+    if row_ids.dtype is not torch.int64 or row_ids.numel() != rows or row_ids.device != device:
+        raise ValueError(
+            f"row_ids must be {rows} int64 numbers on {device}, got {row_ids.numel()} of {row_ids.dtype} on "
+            f"{row_ids.device}"
+        )
+    row_ids = row_ids.contiguous()
+    address(row_ids)
+    return row_ids
+
+
+cuda_kernel(schema.normal, reference.normal)(new_matrix(normal=True))
+cuda_kernel(schema.uniform, reference.uniform)(new_matrix(normal=False))
+cuda_kernel(schema.normal_into, written_over(reference.normal))(given_matrix(normal=True))
+cuda_kernel(schema.uniform_into, written_over(reference.uniform))(given_matrix(normal=False))
+
+
+@cuda_kernel(schema.permutation, reference.permutation)
+def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
+    """The contract's permutation of 0..n-1: its keys, and torch's stable sort."""
+    keys = torch.empty((n,), dtype=torch.int64, device=seed.device)
+    if n:
+        rows = min(MOST_SEEDS, next_power_of_two(n))
+        kernels("noise").keys[(cdiv(n, rows),)](
+            keys, seed_pointer(seed, keys.device), draw, n, ROWS=rows, **OPTIONS
+        )
+    return keys.sort(stable=True).indices
+
+
+@cuda_kernel(schema.fold_in, reference.fold_in)
+def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
+    """The contract's derived seeds, elementwise."""
+    seed, tag = torch.broadcast_tensors(seed, tag)
+    seed, tag = seed.contiguous(), tag.contiguous()
+    out = torch.empty_like(seed)
+    if out.numel():
+        address(seed), address(tag)
+        count = min(MOST_SEEDS, next_power_of_two(out.numel()))
+        kernels("noise").fold_in[(cdiv(out.numel(), count),)](
+            out, seed, tag, out.numel(), COUNT=count, **OPTIONS
+        )
+    return out

@@ -1,0 +1,177 @@
+"""Reparametrized sampling and the KL from the standard normal in Triton: alone, or in one pass."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastvae.ops.triton.math import (
+    DTYPES,
+    const,
+    deviation,
+    deviation_excess,
+    deviation_growth,
+    deviation_times,
+    half_deviation_times,
+    kl_slope,
+    twice_kl_of,
+)
+from fastvae.ops.triton.philox import normal_tile
+
+__all__ = ["COLUMN_SUMS", "DTYPES", "ELEMENTS", "NO_KL", "ROW_SUMS", "backward", "forward"]
+
+NO_KL, ELEMENTS, ROW_SUMS, COLUMN_SUMS = map(tl.constexpr, range(4))
+"""What a forward kernel makes of the KL."""
+
+
+@triton.jit
+def place(programs, steps, rows, columns, DOWN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Where the tiles of this program begin (row, column, both int64), and its number along and across the steps."""
+    program = tl.program_id(0)
+    along, across = program % programs, program // programs
+    if DOWN:
+        return along.to(tl.int64) * steps * ROWS, across.to(tl.int64) * COLUMNS, along, across
+    else:
+        return across.to(tl.int64) * ROWS, along.to(tl.int64) * steps * COLUMNS, along, across
+
+
+@triton.jit(do_not_specialize=["draw", "row_offset"])
+def forward(
+    mu,
+    logvar,
+    z,
+    kl,
+    seed,
+    draw,
+    row_offset,
+    rows,
+    columns,
+    mu_step,
+    logvar_step,
+    free_bits,
+    programs,
+    steps,
+    MATH: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    KL: tl.constexpr,
+    FREE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """z = mu + sigma eps where ``SAMPLE``, and the KL in nats as ``KL`` says; ``FREE``: at least its free bits each."""
+    DOWN: tl.constexpr = KL == COLUMN_SUMS
+    first_row, first_column, along, _ = place(programs, steps, rows, columns, DOWN, ROWS, COLUMNS)
+    total = tl.zeros([ROWS, COLUMNS], MATH)
+    for step in range(steps):
+        row = first_row + tl.arange(0, ROWS)
+        start = first_column
+        if DOWN:
+            row += step * ROWS
+        else:
+            start += step * COLUMNS
+        column = start + tl.arange(0, COLUMNS)
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        # Past an end both are 0, and so is their KL.
+        m = tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0).to(MATH)
+        l = tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0).to(MATH)
+        n, twice_growth, twice_excess = deviation(l)
+        own = row[:, None] * columns + column[None, :]
+        if SAMPLE:
+            number = row + row_offset.to(tl.int64)
+            eps = normal_tile(number, start, draw.to(tl.uint32), tl.load(seed), ROWS, COLUMNS).to(MATH)
+            value = m + deviation_times(n, twice_growth, eps)
+            tl.store(z + own, value.to(z.dtype.element_ty), mask=inside)
+        if KL != NO_KL:
+            growth = deviation_growth(n, twice_growth)
+            twice = twice_kl_of(growth, deviation_excess(n, twice_excess, growth, l), m)
+            if FREE:
+                floor = 2.0 * tl.load(free_bits)
+                # NaN stays.
+                twice = tl.where(inside & (twice <= floor), floor, twice)
+            if KL == ELEMENTS:
+                tl.store(kl + own, 0.5 * twice, mask=inside)
+            else:
+                total += twice
+    if KL == ROW_SUMS:
+        row = first_row + tl.arange(0, ROWS)
+        tl.store(kl + row * programs + along, 0.5 * tl.sum(total, 1), mask=row < rows)
+    if KL == COLUMN_SUMS:
+        column = first_column + tl.arange(0, COLUMNS)
+        place_of_band = along.to(tl.int64) * columns
+        tl.store(kl + place_of_band + column, 0.5 * tl.sum(total, 0), mask=column < columns)
+
+
+@triton.jit(do_not_specialize=["draw", "row_offset"])
+def backward(
+    mu,
+    logvar,
+    grad_z,
+    grad_kl,
+    weight,
+    grad_mu,
+    grad_logvar,
+    seed,
+    draw,
+    row_offset,
+    rows,
+    columns,
+    mu_step,
+    logvar_step,
+    grad_z_step,
+    grad_kl_step,
+    free_bits,
+    group_size,
+    across,
+    MATH: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    KL: tl.constexpr,
+    KL_BY_COLUMN: tl.constexpr,
+    FREE: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The gradients of :func:`forward`, with the noise drawn again; what there is no gradient of does not count.
+
+    ``FREE``: elements at or below their free bits have none. ``WEIGHTED``: groups have weights of 0 or 1.
+    """
+    first_row, start, _, _ = place(across, 1, rows, columns, False, ROWS, COLUMNS)
+    row = first_row + tl.arange(0, ROWS)
+    column = start + tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    own = row[:, None] * columns + column[None, :]
+    l = tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0).to(MATH)
+    n, twice_growth, twice_excess = deviation(l)
+    if KL:
+        m = tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0).to(MATH)
+        if KL_BY_COLUMN:
+            g_kl = tl.load(grad_kl + row[:, None] * grad_kl_step + column[None, :], mask=inside, other=0.0)
+        else:
+            g_kl = tl.load(grad_kl + row * grad_kl_step, mask=row < rows, other=0.0)[:, None]
+            g_kl = tl.broadcast_to(g_kl, [ROWS, COLUMNS])
+        growth = deviation_growth(n, twice_growth)
+        if FREE:
+            twice = twice_kl_of(growth, deviation_excess(n, twice_excess, growth, l), m)
+            free = twice <= 2.0 * tl.load(free_bits)
+            g_kl *= tl.where(free, const(twice, 0.0, 0.0), const(twice, 1.0, 1.0))
+        if WEIGHTED:
+            groups = columns // group_size
+            g_kl *= tl.load(
+                weight + row[:, None] * groups + (column // group_size)[None, :], mask=inside, other=0.0
+            )
+        of_logvar = g_kl * kl_slope(growth)
+    if SAMPLE:
+        g_z = tl.load(grad_z + row[:, None] * grad_z_step + column[None, :], mask=inside, other=0.0).to(MATH)
+        number = row + row_offset.to(tl.int64)
+        eps = normal_tile(number, start, draw.to(tl.uint32), tl.load(seed), ROWS, COLUMNS).to(MATH)
+        slope = half_deviation_times(n, twice_growth, eps)
+        if KL:
+            of_logvar = tl.fma(g_z, slope, of_logvar)
+            of_mu = tl.fma(g_kl, m, g_z)
+        else:
+            of_logvar = g_z * slope
+    elif KL:
+        of_mu = g_kl * m
+    if KL:
+        tl.store(grad_mu + own, of_mu.to(grad_mu.dtype.element_ty), mask=inside)
+    tl.store(grad_logvar + own, of_logvar.to(grad_logvar.dtype.element_ty), mask=inside)

@@ -1,0 +1,115 @@
+"""The noise contract (docs/noise.md) in Triton."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastvae.ops.noise import reference
+
+MULTIPLIER_0, MULTIPLIER_1 = map(tl.constexpr, reference.PHILOX_MULTIPLIERS)
+WEYL_0, WEYL_1 = map(tl.constexpr, reference.PHILOX_WEYL)
+ROUNDS = tl.constexpr(reference.PHILOX_ROUNDS)
+LOG, LOG_TERMS = tl.constexpr(reference.LOG), tl.constexpr(len(reference.LOG))
+SIN, SIN_TERMS = tl.constexpr(reference.SIN), tl.constexpr(len(reference.SIN))
+COS, COS_TERMS = tl.constexpr(reference.COS), tl.constexpr(len(reference.COS))
+LOG_2 = tl.constexpr(reference.LOG_2)
+FOLD_IN_2, FOLD_IN_3 = map(tl.constexpr, reference.FOLD_IN_DOMAIN)
+
+
+@triton.jit
+def philox(c0, c1, c2, c3, k0, k1):
+    """Philox4x32-10 on uint32 of shapes that broadcast; what the counters of a row share is computed once for it."""
+    for _ in tl.static_range(ROUNDS):
+        # As one wide product: half the instructions of a low and a high one.
+        p0 = c0.to(tl.uint64) * MULTIPLIER_0
+        p1 = c2.to(tl.uint64) * MULTIPLIER_1
+        c0, c1, c2, c3 = (
+            (p1 >> 32).to(tl.uint32) ^ c1 ^ k0,
+            p1.to(tl.uint32),
+            (p0 >> 32).to(tl.uint32) ^ c3 ^ k1,
+            p0.to(tl.uint32),
+        )
+        k0 += WEYL_0
+        k1 += WEYL_1
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def words(row, block, draw, seed):
+    """The four words of the blocks ``block`` (uint32, columns of a tile) of rows ``row`` (int64, its rows)."""
+    low, high = row.to(tl.uint32)[:, None], (row >> 32).to(tl.uint32)[:, None]
+    return philox(block[None, :], draw, low, high, seed.to(tl.uint32), (seed >> 32).to(tl.uint32))
+
+
+@triton.jit
+def series(x, COEFFICIENTS: tl.constexpr, TERMS: tl.constexpr):
+    """Horner's rule with fused multiply-adds, highest power first, in float32."""
+    y = tl.full(x.shape, COEFFICIENTS[0], tl.float32)
+    for i in tl.static_range(1, TERMS):
+        y = tl.fma(y, x, tl.full(x.shape, COEFFICIENTS[i], tl.float32))
+    return y
+
+
+@triton.jit
+def radius(word):
+    """sqrt(-2 ln u) with u = (word + 1/2) / 2^32, the word rounded to float32 and u again."""
+    bits = (word.to(tl.float32) + 0.5).to(tl.int32, bitcast=True)
+    exponent = (bits - 0x3F400000) >> 23
+    f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+    y = series(f, LOG, LOG_TERMS) * f
+    return tl.sqrt_rn(tl.fma((exponent - 32).to(tl.float32), tl.full(f.shape, LOG_2, tl.float32), y))
+
+
+@triton.jit
+def half_circle(word):
+    """Cosine and sine of pi/2 (k + 1/2) / 2^30, with k the lower 31 bits of the word as a signed number."""
+    signed = (word << 1).to(tl.int32, bitcast=True).to(tl.float32)
+    step = tl.full(signed.shape, 2.0**-31, tl.float32)
+    v = tl.fma(signed, step, step)
+    square = v * v
+    return series(square, COS, COS_TERMS), series(square, SIN, SIN_TERMS) * v
+
+
+@triton.jit
+def box_muller(first, second):
+    """Two normals from two words."""
+    # The upper bit adds half a turn.
+    bits = radius(first).to(tl.uint32, bitcast=True) ^ (second & 0x80000000)
+    r = bits.to(tl.float32, bitcast=True)
+    cosine, sine = half_circle(second)
+    return r * cosine, r * sine
+
+
+@triton.jit
+def woven(a, b, c, d, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Put the four values of each block next to each other: each thread keeps its own."""
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [ROWS, COLUMNS])
+
+
+@triton.jit
+def blocks(start, COLUMNS: tl.constexpr):
+    """The numbers of the blocks of a tile that begins at column ``start`` (int64, a multiple of four)."""
+    return (start >> 2).to(tl.uint32) + tl.arange(0, COLUMNS // 4).to(tl.uint32)
+
+
+@triton.jit
+def normal_tile(row, start, draw, seed, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Standard normals, float32: a tile of rows ``row`` that begins at column ``start``."""
+    w0, w1, w2, w3 = words(row, blocks(start, COLUMNS), draw, seed)
+    a, b = box_muller(w0, w1)
+    c, d = box_muller(w2, w3)
+    return woven(a, b, c, d, ROWS, COLUMNS)
+
+
+@triton.jit
+def upper24_tile(row, start, draw, seed, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The upper 24 bits of the words, int32: uniforms on [0, 1) times 2^24."""
+    w0, w1, w2, w3 = words(row, blocks(start, COLUMNS), draw, seed)
+    return woven(w0 >> 8, w1 >> 8, w2 >> 8, w3 >> 8, ROWS, COLUMNS).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def uniform_tile(row, start, draw, seed, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Uniforms on [0, 1), float32, likewise."""
+    return upper24_tile(row, start, draw, seed, ROWS, COLUMNS).to(tl.float32) * 2.0**-24
