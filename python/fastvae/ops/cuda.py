@@ -132,8 +132,9 @@ def tiles_of_rows(rows: int, columns: int, widest: int = TILE) -> Tiles:
 
 def tiles_of_columns(rows: int, columns: int) -> Tiles:
     """Cut a matrix for sums over its columns: a program takes several tiles of some columns."""
-    width = min(max(next_power_of_two(columns), 4), 64)
-    height = min(TILE // width, next_power_of_two(rows))
+    widest = max(next_power_of_two(columns), 4)
+    height = min(TILE // min(widest, 64), next_power_of_two(rows))
+    width = min(TILE // height, widest)
     down = cdiv(rows, height)
     bands = cdiv(down, MOST_STEPS)
     steps = cdiv(down, bands)

@@ -164,19 +164,22 @@ def power_of_two(n):
 
 
 @triton.jit
-def limited_power_of_two(n):
-    """2^n; the largest one for a larger n, and below the normal numbers the smallest."""
+def limited(n):
+    """``n`` as far as 2^n is a normal number: where a kernel needs that power as well, it is the same one."""
     if n.dtype == tl.int64:
-        return power_of_two(tl.minimum(tl.maximum(n, -1022), 1023))
+        return tl.minimum(tl.maximum(n, -1022), 1023)
     else:
-        return power_of_two(tl.minimum(tl.maximum(n, -126), 127))
+        return tl.minimum(tl.maximum(n, -126), 127)
 
 
 @triton.jit
 def scale(x, n):
-    """``x * 2^n``, rounded once, also where 2^n itself is no normal number."""
-    half = n >> 1
-    return x * power_of_two(half) * power_of_two(n - half)
+    """``x * 2^n``, rounded once, also where 2^n itself is no normal number.
+
+    ``x`` times what is left of 2^n beyond the normal numbers has to be a normal number (or 0, infinite or NaN).
+    """
+    within = limited(n)
+    return x * power_of_two(n - within) * power_of_two(within)
 
 
 @triton.jit
@@ -187,11 +190,11 @@ def deviation(logvar):
     """
     # Beyond these sigma is 0 or infinite anyway; within them the exponent fits.
     limit = const(logvar, 2.0 * EXP_SATURATES_32, 2.0 * EXP_SATURATES_64)
-    limited = at_least(at_most(logvar, limit), -limit)
+    near = at_least(at_most(logvar, limit), -limit)
     magic = const(logvar, MAGIC_32, MAGIC_64)
-    shifted = tl.fma(limited, const(logvar, 0.5 * LOG2_E, 0.5 * LOG2_E), magic)
+    shifted = tl.fma(near, const(logvar, 0.5 * LOG2_E, 0.5 * LOG2_E), magic)
     n = shifted - magic
-    rest = tl.fma(n, const(logvar, -2.0 * LN_2_HIGH_32, -2.0 * LN_2_HIGH_64), limited)
+    rest = tl.fma(n, const(logvar, -2.0 * LN_2_HIGH_32, -2.0 * LN_2_HIGH_64), near)
     low = const(logvar, -2.0 * LN_2_LOW_32, -2.0 * LN_2_LOW_64)
     r = tl.fma(n, low, rest)
     # What r lost in rounding: a quarter of an ulp of sigma.
@@ -208,14 +211,14 @@ def deviation_times(n, twice_growth, factor):
 
 @triton.jit
 def half_deviation_times(n, twice_growth, factor):
-    """Half of that."""
-    return scale(tl.fma(twice_growth, factor, factor + factor), n - 2)
+    """Half of that, by the same powers of two."""
+    return scale(tl.fma(twice_growth, factor * 0.5, factor), n - 1)
 
 
 @triton.jit
 def deviation_growth(n, twice_growth):
     """Sigma - 1, without cancellation."""
-    half_power = limited_power_of_two(n - 1)
+    half_power = power_of_two(limited(n - 1))
     one = const(twice_growth, 1.0, 1.0)
     return tl.fma(twice_growth, half_power, half_power + half_power - one)
 
@@ -244,12 +247,12 @@ def kl_slope(growth):
 @triton.jit
 def decay(d):
     """e^-d, to an ulp, for d from minus :data:`EXP_SATURATES_32` on, or NaN."""
-    limited = at_most(d, const(d, EXP_SATURATES_32, EXP_SATURATES_64))
+    near = at_most(d, const(d, EXP_SATURATES_32, EXP_SATURATES_64))
     magic = const(d, MAGIC_32, MAGIC_64)
     # n is minus what the sum holds: e^-d = 2^n e^-(d + n ln 2).
-    shifted = tl.fma(limited, const(d, LOG2_E, LOG2_E), magic)
+    shifted = tl.fma(near, const(d, LOG2_E, LOG2_E), magic)
     n = magic - shifted
-    rest = tl.fma(n, const(d, LN_2_HIGH_32, LN_2_HIGH_64), limited)
+    rest = tl.fma(n, const(d, LN_2_HIGH_32, LN_2_HIGH_64), near)
     r = tl.fma(n, const(d, LN_2_LOW_32, LN_2_LOW_64), rest)
     return scale(horner(r, DECAY_32, 7, DECAY_64, 12), -rounded(shifted))
 
@@ -280,7 +283,7 @@ def log_1p(p):
     # 1 + p = 2^n (1 + f). The rounded sum only chooses n: f comes from p itself.
     k = exponent(p + one)
     n = k.to(p.dtype)
-    power = limited_power_of_two(-k)
+    power = power_of_two(limited(-k))
     f = tl.fma(p, power, power - one)
     rest = tl.fma(n, const(p, LN_2_LOW_32, LN_2_LOW_64), log_1p_of_unit(f))
     return tl.fma(n, const(p, LN_2_HIGH_32, LN_2_HIGH_64), rest)

@@ -1,0 +1,103 @@
+"""The kernels for CUDA, on a device where there is one, or in Triton's interpreter.
+
+``TRITON_INTERPRET=1 pytest tests/device`` runs them on the CPU; the variable is read when a kernel is defined, so
+that takes a process of its own (``tests/test_triton.py``). In it the tests give CPU tensors to the functions
+behind the operators. With a device they call the operators themselves. Either way results are compared with those
+of the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _triton() -> None:
+    """Skip what has nothing to run on."""
+    if not INTERPRETED and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device; tests/test_triton.py runs these in Triton's interpreter")
+    pytest.importorskip("triton", reason="needs Triton, which torch's CUDA builds bring")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _rounded_to_nearest(_triton: None) -> Iterator[None]:
+    """Round to bfloat16 as devices do: the interpreter cuts off."""
+    if not INTERPRETED:
+        yield
+        return
+    from triton.language import bfloat16, float32
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    cast = InterpreterBuilder.cast_impl
+
+    def cast_impl(self, source, target):
+        if source.dtype.scalar == float32 and target.scalar == bfloat16:
+            halves = torch.from_numpy(source.data).to(torch.bfloat16).view(torch.uint16)
+            return TensorHandle(halves.numpy(), bfloat16)
+        return cast(self, source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpreterBuilder, "cast_impl", cast_impl)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _as_quiet_as_a_device() -> Iterator[None]:
+    """Let numbers overflow: the interpreter computes in NumPy, which warns."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where the tensors of a test live."""
+    return torch.device("cpu") if INTERPRETED else torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture(scope="session")
+def cuda() -> torch.device:
+    """A real device, for what the interpreter cannot show."""
+    if INTERPRETED:
+        pytest.skip("needs a CUDA device: the interpreter has no streams, graphs or compiler")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Callable[..., Callable[..., object]]:
+    """From an operator to the callable that runs its kernel for CUDA."""
+    from fastvae.ops.cuda import CUDA_KERNELS
+
+    return CUDA_KERNELS.__getitem__ if INTERPRETED else lambda operator: operator
+
+
+@pytest.fixture(scope="session")
+def exact_fma(_triton: None) -> bool:
+    """Whether a fused multiply-add rounds once, as on every device: in older interpreters it does not."""
+    if not INTERPRETED:
+        return True
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def fused(a, b, c, out):
+        at = tl.arange(0, 1)
+        tl.store(out + at, tl.fma(tl.load(a + at), tl.load(b + at), tl.load(c + at)))
+
+    near_one, out = torch.tensor([1 + 2.0**-12]), torch.zeros(1)
+    fused[(1,)](near_one, near_one, torch.tensor([-1.0]), out)
+    return out.item() == 2.0**-11 + 2.0**-24

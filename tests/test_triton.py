@@ -1,0 +1,157 @@
+"""The kernels for CUDA where there is no device: their maths in Triton's interpreter, their code from its compiler."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastvae.ops import bernoulli_log_prob, gather_batch, gaussian_kl, gaussian_log_prob, reparametrize_kl
+from fastvae.ops import noise as noise_ops
+from fastvae.ops import reparametrize, reparametrize_log_weight
+from fastvae.ops.cuda import CUDA_KERNELS
+
+pytest.importorskip("triton", reason="needs Triton: pip install 'fastvae[test]' brings it on Linux")
+
+DEVICE_TESTS = Path(__file__).parent / "device"
+FILES = sorted(path.name for path in DEVICE_TESTS.glob("test_*.py"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_in_the_interpreter(file):
+    """A process of its own: Triton looks for the variable when a kernel is defined."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", DEVICE_TESTS / file]
+    done = subprocess.run(
+        command,
+        cwd=DEVICE_TESTS.parents[1],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {0, 5} and "error" not in done.stdout.lower(), done.stdout
+    assert re.search(r"\d+ (passed|skipped)", done.stdout), done.stdout
+
+
+class OneDevice:
+    """A driver for Triton that knows what to compile for, and has nothing to run on."""
+
+    def __init__(self, capability: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90"])
+def compiled(request, monkeypatch, tmp_path):
+    """From an operator and its arguments to the PTX of the kernels that a call would launch."""
+    from triton.runtime.driver import driver
+    from triton.runtime.jit import JITFunction
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    found = []
+    run = JITFunction.run
+
+    def compile_only(self, *arguments, grid, warmup, **options):
+        del warmup
+        self.device_caches.clear()
+        found.append(run(self, *arguments, grid=grid, warmup=True, **options))
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr(driver, "_active", OneDevice(request.param))
+
+    def ptx_of(operator, *arguments):
+        found.clear()
+        CUDA_KERNELS[operator](*arguments)
+        assert found
+        return [kernel.asm["ptx"] for kernel in found]
+
+    yield ptx_of
+    for kernel in {id(k): k for k in _kernels()}.values():
+        kernel.device_caches.clear()
+
+
+def _kernels():
+    from triton.runtime.jit import JITFunction
+
+    return [
+        value
+        for name, module in sys.modules.items()
+        if name.startswith("fastvae.ops.triton.")
+        for value in vars(module).values()
+        if isinstance(value, JITFunction)
+    ]
+
+
+def latent(dtype, shape=(64, 1024)):
+    return torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+
+
+def calls(dtype):
+    """Each operator once as training calls it, with long rows: there the code has to be at its best."""
+    mu, logvar = latent(dtype)
+    opmath = torch.float64 if dtype is torch.float64 else torch.float32
+    seed, rows = torch.tensor(1), torch.zeros(64, dtype=opmath)
+    pixels, index = torch.zeros(64, 1024, dtype=torch.uint8), torch.arange(64)
+    z, weight = torch.zeros(8, 64, 1024, dtype=dtype), torch.zeros(8, 64, dtype=opmath)
+    log_weight = reparametrize_log_weight.schema
+    yield reparametrize.schema.reparametrize, (mu, logvar, seed, 0, 0, 1)
+    yield reparametrize.schema.reparametrize_backward, (mu, logvar, seed, 0, 0, 1)
+    for reduction in ("none", "sample", "dimension"):
+        yield gaussian_kl.schema.gaussian_kl, (mu, logvar, 1, reduction)
+    yield reparametrize_kl.schema.reparametrize_kl, (mu, logvar, seed, 0, 0, 1, "sample")
+    yield reparametrize_kl.schema.reparametrize_kl, (mu, logvar, seed, 0, 0, 1, "sample", 0.5, 1)
+    yield reparametrize_kl.schema.reparametrize_kl_backward, (mu, rows, mu, logvar, seed, 0, 0, 1, "sample")
+    yield gaussian_kl.schema.gaussian_kl_prior, (mu, logvar, mu, logvar, 1, "sample")
+    yield gaussian_kl.schema.gaussian_kl_prior_backward, (rows, mu, logvar, mu, logvar, 1, "sample")
+    yield log_weight.reparametrize_log_weight, (mu, logvar, seed, 0, 0, 1, 8)
+    yield log_weight.reparametrize_log_weight_backward, (z, weight, mu, logvar, seed, 0, 0, 1, 8)
+    yield bernoulli_log_prob.schema.bernoulli_log_prob, (z, pixels, 255, 1)
+    yield bernoulli_log_prob.schema.bernoulli_log_prob_backward, (weight, z, pixels, 255, 1)
+    yield gaussian_log_prob.schema.gaussian_log_prob, (z, z, pixels, 255, 1)
+    yield gaussian_log_prob.schema.gaussian_log_prob_backward, (weight, z, z, pixels, 255, 1)
+    if dtype is torch.float32:
+        yield noise_ops.schema.normal, (64, 1024, seed, 0, 0, None)
+        yield noise_ops.schema.uniform, (64, 1024, seed, 0, 0, index)
+        yield noise_ops.schema.permutation, (1000, seed, 0)
+        yield noise_ops.schema.fold_in, (seed, seed)
+        for binarize in ("none", "threshold", "dynamic"):
+            yield gather_batch.schema.gather_batch, (pixels, index, None, seed, 0, 255.0, binarize, dtype)
+
+
+LOOSE = re.compile(r"\S*\.(?:approx|ftz)\S*|div\.full\S*|\.local\b")
+"""What is not correctly rounded, or loses subnormal numbers, or goes through memory of a thread's own."""
+
+CONTRACTED = re.compile(r"\b(?:add|sub|mul)\.f(?:32|64)\b|\bmad\.f\S*")
+"""What an assembler may fuse: with a rounding mode it does not."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_the_code_for_a_device_rounds_as_the_kernels_of_the_cpu_do(compiled, dtype):
+    for operator, arguments in calls(dtype):
+        for ptx in compiled(operator, *arguments):
+            assert not LOOSE.findall(ptx), operator
+            assert not CONTRACTED.findall(ptx), operator
+
+
+def test_neighbours_are_written_together(compiled):
+    """A thread has whole blocks of the noise: it writes them without asking its neighbours."""
+    mu, logvar = latent(torch.float32)
+    (ptx,) = compiled(reparametrize.schema.reparametrize, mu, logvar, torch.tensor(1), 0, 0, 1)
+    assert "st.global.v4" in ptx and "ld.global.v4" in ptx
+    assert ".shared" not in ptx
