@@ -1,4 +1,4 @@
-"""The kernels for CUDA where there is no device: their maths in Triton's interpreter, their code from its compiler."""
+"""The kernels for CUDA without a device: their maths in Triton's interpreter, their code by its compiler."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastvae.ops import bernoulli_log_prob, gather_batch, gaussian_kl, gaussian_log_prob, reparametrize_kl
+from fastvae.ops import (
+    bernoulli_log_prob,
+    gather_batch,
+    gaussian_kl,
+    gaussian_log_prob,
+    reparametrize,
+    reparametrize_kl,
+    reparametrize_log_weight,
+)
 from fastvae.ops import noise as noise_ops
-from fastvae.ops import reparametrize, reparametrize_log_weight
 from fastvae.ops.cuda import CUDA_KERNELS
 
 pytest.importorskip("triton", reason="needs Triton: pip install 'fastvae[test]' brings it on Linux")
 
 DEVICE_TESTS = Path(__file__).parent / "device"
-FILES = sorted(path.name for path in DEVICE_TESTS.glob("test_*.py"))
+FILES = sorted({path.name for path in DEVICE_TESTS.glob("test_*.py")} - {"test_on_cuda.py"})
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -35,8 +42,8 @@ def test_in_the_interpreter(file):
         text=True,
         check=False,
     )
-    assert done.returncode in {0, 5} and "error" not in done.stdout.lower(), done.stdout
-    assert re.search(r"\d+ (passed|skipped)", done.stdout), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout, done.stdout
 
 
 class OneDevice:
@@ -54,7 +61,7 @@ class OneDevice:
         return 0
 
     def get_current_stream(self, device):
-        return 0
+        return device
 
 
 @pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90"])
@@ -134,6 +141,12 @@ def calls(dtype):
             yield gather_batch.schema.gather_batch, (pixels, index, None, seed, 0, 255.0, binarize, dtype)
 
 
+def test_every_kernel_of_the_cpu_has_one_for_cuda():
+    from fastvae.ops.library import CPU_KERNELS
+
+    assert not [str(operator) for operator in CPU_KERNELS if operator not in CUDA_KERNELS]
+
+
 LOOSE = re.compile(r"\S*\.(?:approx|ftz)\S*|div\.full\S*|\.local\b")
 """What is not correctly rounded, or loses subnormal numbers, or goes through memory of a thread's own."""
 
@@ -153,5 +166,6 @@ def test_neighbours_are_written_together(compiled):
     """A thread has whole blocks of the noise: it writes them without asking its neighbours."""
     mu, logvar = latent(torch.float32)
     (ptx,) = compiled(reparametrize.schema.reparametrize, mu, logvar, torch.tensor(1), 0, 0, 1)
-    assert "st.global.v4" in ptx and "ld.global.v4" in ptx
+    assert "st.global.v4" in ptx
+    assert "ld.global.v4" in ptx
     assert ".shared" not in ptx

@@ -1,9 +1,9 @@
 """The kernels for CUDA, on a device where there is one, or in Triton's interpreter.
 
-``TRITON_INTERPRET=1 pytest tests/device`` runs them on the CPU; the variable is read when a kernel is defined, so
-that takes a process of its own (``tests/test_triton.py``). In it the tests give CPU tensors to the functions
-behind the operators. With a device they call the operators themselves. Either way results are compared with those
-of the CPU.
+``TRITON_INTERPRET=1 pytest tests/device`` runs them on the CPU. The variable is read when a kernel is
+defined, so that takes a process of its own (``tests/test_triton.py``). In it the tests give CPU tensors to the
+functions behind the operators; with a device they call the operators themselves. Either way results are
+compared with those of the CPU.
 """
 
 from __future__ import annotations

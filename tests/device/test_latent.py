@@ -1,4 +1,4 @@
-"""The latent step on the device: the bits of the CPU where an element is computed, its accuracy where one is summed."""
+"""The latent step on a device: the bits of the CPU for each element, its accuracy for sums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastvae import noise
-from fastvae.ops import gaussian_kl, noise as noise_ops, reparametrize, reparametrize_kl
+from fastvae.ops import gaussian_kl, reparametrize, reparametrize_kl
+from fastvae.ops import noise as noise_ops
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (3, 41), (128, 32), (70, 3), (2, 5000), (300, 20)]
@@ -27,7 +28,8 @@ SEED = -1_234_567_891_234_567
 def assert_bits(found: torch.Tensor, expected: torch.Tensor) -> None:
     """Every element the same number, NaN for NaN."""
     found = found.cpu()
-    assert found.dtype == expected.dtype and found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
     assert torch.equal(found.isnan(), expected.isnan())
     assert torch.equal(found.nan_to_num(0.0), expected.nan_to_num(0.0))
 
@@ -54,7 +56,7 @@ def seed_on(device):
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (4, 1024), (1, 9001), (0, 5), (5, 0)])
-@pytest.mark.parametrize("draw, row_offset", [(0, 0), (2**32 - 1, 2**40 + 7)])
+@pytest.mark.parametrize(("draw", "row_offset"), [(0, 0), (2**32 - 1, 2**40 + 7)])
 def test_noise_has_the_bits_of_the_cpu(device, kernel, exact_fma, shape, draw, row_offset):
     for operator in (noise_ops.schema.normal, noise_ops.schema.uniform):
         found = kernel(operator)(*shape, seed_on(device), draw, row_offset, None)
@@ -78,7 +80,9 @@ def test_noise_fills_given_memory(device, kernel, kind):
     out = torch.zeros(3, 4, 5, device=device)
     version = out._version
     kernel(getattr(noise_ops.schema, f"{kind}_into"))(3, 20, seed_on(device), 1, 2, None, out)
-    assert torch.equal(out.view(3, 20), kernel(getattr(noise_ops.schema, kind))(3, 20, seed_on(device), 1, 2, None))
+    assert torch.equal(
+        out.view(3, 20), kernel(getattr(noise_ops.schema, kind))(3, 20, seed_on(device), 1, 2, None)
+    )
     assert out._version > version, "a backward that kept the old values has to fail"
 
 
@@ -89,7 +93,10 @@ def test_permutations_are_those_of_the_cpu(device, kernel, n):
 
 
 def test_seeds_fold_in_as_on_the_cpu(device, kernel):
-    for seed, tag in ((torch.tensor(SEED), torch.tensor(2**50 + 3)), (torch.arange(-5, 700), torch.tensor(-3))):
+    for seed, tag in (
+        (torch.tensor(SEED), torch.tensor(2**50 + 3)),
+        (torch.arange(-5, 700), torch.tensor(-3)),
+    ):
         found = kernel(noise_ops.schema.fold_in)(seed.to(device), tag.to(device))
         assert torch.equal(found.cpu(), noise_ops.schema.fold_in(seed, tag.expand_as(seed)))
 
@@ -101,7 +108,9 @@ def test_samples_have_the_bits_of_the_cpu(device, kernel, exact_fma, shape, dtyp
         pytest.skip("this interpreter rounds a fused multiply-add twice")
     mu, logvar = latent(shape, dtype, extreme=True)
     arguments = (3, 9, 1)
-    z = kernel(reparametrize.schema.reparametrize)(mu.to(device), logvar.to(device), seed_on(device), *arguments)
+    z = kernel(reparametrize.schema.reparametrize)(
+        mu.to(device), logvar.to(device), seed_on(device), *arguments
+    )
     assert_bits(z, reparametrize.schema.reparametrize(mu, logvar, torch.tensor(SEED), *arguments))
     assert z.is_contiguous()
     grad_z = torch.randn(shape).to(dtype)
@@ -126,7 +135,10 @@ def test_the_kl_of_an_element_has_the_bits_of_the_cpu(device, kernel, exact_fma,
 def test_sample_and_kl_together(device, kernel, exact_fma, shape, dtype, reduction):
     mu, logvar = latent(shape, dtype)
     here = (mu.to(device), logvar.to(device), seed_on(device), 3, 9, 1, reduction)
-    forward, backward = reparametrize_kl.schema.reparametrize_kl, reparametrize_kl.schema.reparametrize_kl_backward
+    forward, backward = (
+        reparametrize_kl.schema.reparametrize_kl,
+        reparametrize_kl.schema.reparametrize_kl_backward,
+    )
     z, kl = kernel(forward)(*here)
     expected_z, expected_kl = forward(mu, logvar, torch.tensor(SEED), 3, 9, 1, reduction)
     alone = kernel(gaussian_kl.schema.gaussian_kl)(mu.to(device), logvar.to(device), 1, reduction)
@@ -148,7 +160,9 @@ def test_sample_and_kl_together(device, kernel, exact_fma, shape, dtype, reducti
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("shape, group_size", [((3, 40), 1), ((3, 40), 2), ((3, 42), 3), ((5, 64), 64), ((2, 6000), 8)])
+@pytest.mark.parametrize(
+    ("shape", "group_size"), [((3, 40), 1), ((3, 40), 2), ((3, 42), 3), ((5, 64), 64), ((2, 6000), 8)]
+)
 @pytest.mark.parametrize("reduction", ["sample", "sum"])
 def test_free_bits(device, kernel, exact_fma, shape, group_size, dtype, reduction):
     if not exact_fma:
@@ -157,16 +171,19 @@ def test_free_bits(device, kernel, exact_fma, shape, group_size, dtype, reductio
     mu[0, :3] = logvar[0, :3] = 0
     floor = 0.7 * group_size
     rest = (3, 9, 1, reduction, floor, group_size)
-    forward, backward = reparametrize_kl.schema.reparametrize_kl, reparametrize_kl.schema.reparametrize_kl_backward
+    forward, backward = (
+        reparametrize_kl.schema.reparametrize_kl,
+        reparametrize_kl.schema.reparametrize_kl_backward,
+    )
     z, kl = kernel(forward)(mu.to(device), logvar.to(device), seed_on(device), *rest)
     expected_z, expected_kl = forward(mu, logvar, torch.tensor(SEED), *rest)
     assert_bits(z, expected_z)
     assert_sums(kl, expected_kl, reduction)
     grad_z, grad_kl = torch.randn(shape).to(dtype), torch.randn_like(expected_kl)
-    found = kernel(backward)(
-        *(t.to(device) for t in (grad_z, grad_kl, mu, logvar)), seed_on(device), *rest
-    )
-    for here, there in zip(found, backward(grad_z, grad_kl, mu, logvar, torch.tensor(SEED), *rest), strict=True):
+    found = kernel(backward)(*(t.to(device) for t in (grad_z, grad_kl, mu, logvar)), seed_on(device), *rest)
+    for here, there in zip(
+        found, backward(grad_z, grad_kl, mu, logvar, torch.tensor(SEED), *rest), strict=True
+    ):
         assert_bits(here, there)
     alone = kernel(gaussian_kl.schema.gaussian_kl_backward)(
         *(t.to(device) for t in (grad_kl, mu, logvar)), 1, reduction, floor, group_size
@@ -178,8 +195,9 @@ def test_free_bits(device, kernel, exact_fma, shape, group_size, dtype, reductio
 
 def test_a_floor_in_float64_is_not_rounded(device, kernel):
     """0.1 is another number in float32: an element between the two would count as free, or not."""
-    mu, logvar = torch.tensor([[math.sqrt(0.2) + 1e-9]], dtype=torch.float64, device=device), torch.zeros(
-        1, 1, dtype=torch.float64, device=device
+    mu, logvar = (
+        torch.tensor([[math.sqrt(0.2) + 1e-9]], dtype=torch.float64, device=device),
+        torch.zeros(1, 1, dtype=torch.float64, device=device),
     )
     kl = kernel(gaussian_kl.schema.gaussian_kl)(mu, logvar, 1, "sample")
     assert 0.1 < kl.item() < float(torch.tensor(0.1))
@@ -226,7 +244,10 @@ def test_wherever_the_tensors_lie(
     grad_z = torch.randn(rows, columns).to(dtype)
     mu, logvar, grad_z = (laid(kind, t) for kind, t in zip(kinds, (mu, logvar, grad_z), strict=True))
     noise_of = (draw, row_offset, 1, reduction)
-    forward, backward = reparametrize_kl.schema.reparametrize_kl, reparametrize_kl.schema.reparametrize_kl_backward
+    forward, backward = (
+        reparametrize_kl.schema.reparametrize_kl,
+        reparametrize_kl.schema.reparametrize_kl_backward,
+    )
     # What moves to a device is laid anew there.
     mu_, logvar_, grad_z_ = (
         laid(kind, t.contiguous().to(device)) for kind, t in zip(kinds, (mu, logvar, grad_z), strict=True)
@@ -255,14 +276,17 @@ def test_events_of_other_dimensions(device, kernel, event_dims):
 def test_nothing_gives_nothing(device, kernel):
     for shape in ((0, 5), (5, 0)):
         mu, logvar = (t.to(device) for t in latent(shape, torch.float32))
-        z, kl = kernel(reparametrize_kl.schema.reparametrize_kl)(mu, logvar, seed_on(device), 0, 0, 1, "sample")
-        assert z.shape == shape and torch.equal(kl.cpu(), torch.zeros(shape[0]))
+        z, kl = kernel(reparametrize_kl.schema.reparametrize_kl)(
+            mu, logvar, seed_on(device), 0, 0, 1, "sample"
+        )
+        assert z.shape == shape
+        assert torch.equal(kl.cpu(), torch.zeros(shape[0]))
         grads = kernel(gaussian_kl.schema.gaussian_kl_backward)(kl, mu, logvar, 1, "sample")
         assert all(grad.shape == shape for grad in grads)
 
 
 @pytest.mark.parametrize(
-    "spoil, text",
+    ("spoil", "text"),
     [
         (lambda mu, logvar, seed: (mu, logvar[:, :-1], seed), "logvar must be"),
         (lambda mu, logvar, seed: (mu, logvar.double(), seed), "logvar must be"),
@@ -286,9 +310,7 @@ def test_a_storage_that_was_freed_is_not_read(device, kernel):
 def test_a_sum_has_the_same_bits_each_time(device, kernel):
     mu, logvar = (t.to(device) for t in latent((17, 1500), torch.float32))
     for reduction in REDUCTIONS:
-        first, second = (
-            kernel(gaussian_kl.schema.gaussian_kl)(mu, logvar, 1, reduction) for _ in range(2)
-        )
+        first, second = (kernel(gaussian_kl.schema.gaussian_kl)(mu, logvar, 1, reduction) for _ in range(2))
         assert torch.equal(first, second)
 
 

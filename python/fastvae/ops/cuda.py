@@ -1,7 +1,7 @@
-"""What the CUDA kernels share on the host: when there are any, how tensors are laid for them, how work is cut.
+"""What the CUDA kernels share on the host: when there are any, how tensors lie for them, how work is cut.
 
-The kernels are in Triton, which torch's CUDA builds bring: ``ops/triton`` has them, and ``ops/<family>/cuda.py``
-calls them. Triton is imported by the first call that needs it.
+The kernels are in Triton, which torch's CUDA builds bring: ``ops/triton`` has them, and
+``ops/<family>/cuda.py`` calls them. Triton is imported by the first call that needs it.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class DeviceMatrix:
         return OPMATH[self.dtype]
 
     def strided(self, name: str, tensor: Tensor) -> tuple[Tensor, int]:
-        """A tensor as rows of unit stride, and their distance; a copy where its strides allow no such form."""
+        """A tensor as rows of unit stride, and their distance; a copy where it has no such form."""
         return _strided(name, tensor, self.event_dims, self.shape, self.dtype, self.device)
 
     def strided_of_rows(self, name: str, tensor: Tensor) -> tuple[Tensor, int]:

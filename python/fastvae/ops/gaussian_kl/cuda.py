@@ -41,7 +41,7 @@ def forward(
     free_bits: float = 0.0,
     group_size: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The sample, where there is noise, and the KL, where there is a reduction; else something in their place."""
+    """The sample, where there is noise, and the KL, where there is a reduction; else anything."""
     z = mu if noise is None else empty_latent(mu)
     if not mu.numel():
         return z, mu if reduction is None else empty_kl(mu, event_dims, reduction).zero_()
@@ -198,9 +198,7 @@ def gaussian_kl(
     group_size: int = 1,
 ) -> Tensor:
     """KL from the standard normal, in one pass."""
-    return forward(
-        mu, logvar, event_dims, reduction=reduction, free_bits=free_bits, group_size=group_size
-    )[1]
+    return forward(mu, logvar, event_dims, reduction=reduction, free_bits=free_bits, group_size=group_size)[1]
 
 
 @cuda_kernel(schema.gaussian_kl_backward, reference.gaussian_kl_backward)

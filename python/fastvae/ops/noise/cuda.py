@@ -48,8 +48,8 @@ def given_matrix(*, normal: bool) -> Callable[..., None]:
             or out.device != seed.device
         ):
             raise ValueError(
-                f"out must be {rows * columns} contiguous float32 numbers on {seed.device}, got {out.numel()} "
-                f"of {out.dtype} with strides {out.stride()} on {out.device}"
+                f"out must be {rows * columns} contiguous float32 numbers on {seed.device}, got "
+                f"{out.numel()} of {out.dtype} with strides {out.stride()} on {out.device}"
             )
         _fill(out, rows, columns, seed, draw, row_offset, row_ids, normal=normal)
         # The kernel writes behind autograd's back: a backward that kept the old values has to fail, as it

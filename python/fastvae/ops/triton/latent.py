@@ -25,8 +25,8 @@ NO_KL, ELEMENTS, ROW_SUMS, COLUMN_SUMS = map(tl.constexpr, range(4))
 
 
 @triton.jit
-def place(programs, steps, rows, columns, DOWN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where the tiles of this program begin (row, column, both int64), and its number along and across the steps."""
+def place(programs, steps, DOWN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Where this program begins (row, column, both int64), and its number along and across the steps."""
     program = tl.program_id(0)
     along, across = program % programs, program // programs
     if DOWN:
@@ -58,9 +58,12 @@ def forward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """z = mu + sigma eps where ``SAMPLE``, and the KL in nats as ``KL`` says; ``FREE``: at least its free bits each."""
+    """z = mu + sigma eps where ``SAMPLE``, and the KL in nats as ``KL`` says.
+
+    ``FREE``: an element counts its free bits at least.
+    """
     DOWN: tl.constexpr = KL == COLUMN_SUMS
-    first_row, first_column, along, _ = place(programs, steps, rows, columns, DOWN, ROWS, COLUMNS)
+    first_row, first_column, along, _ = place(programs, steps, DOWN, ROWS, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], MATH)
     for step in range(steps):
         row = first_row + tl.arange(0, ROWS)
@@ -131,11 +134,11 @@ def backward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The gradients of :func:`forward`, with the noise drawn again; what there is no gradient of does not count.
+    """The gradients of :func:`forward`, with the noise drawn again; what has no gradient does not count.
 
     ``FREE``: elements at or below their free bits have none. ``WEIGHTED``: groups have weights of 0 or 1.
     """
-    first_row, start, _, _ = place(across, 1, rows, columns, False, ROWS, COLUMNS)
+    first_row, start, _, _ = place(across, 1, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]

@@ -176,7 +176,7 @@ def limited(n):
 def scale(x, n):
     """``x * 2^n``, rounded once, also where 2^n itself is no normal number.
 
-    ``x`` times what is left of 2^n beyond the normal numbers has to be a normal number (or 0, infinite or NaN).
+    ``x`` times what 2^n has beyond the normal numbers has to be a normal number (or 0, infinite or NaN).
     """
     within = limited(n)
     return x * power_of_two(n - within) * power_of_two(within)
@@ -184,7 +184,7 @@ def scale(x, n):
 
 @triton.jit
 def deviation(logvar):
-    """What makes up sigma = e^(l / 2) = 2^n e^(r / 2) with l = n ln 4 + r: n, 2 e^(r / 2) - 2 and that less r.
+    """What makes up sigma = e^(l / 2) = 2^n e^(r / 2), l = n ln 4 + r: n, 2 e^(r / 2) - 2 and that less r.
 
     A logarithm of -inf gives sigma = 0, NaN gives NaN.
     """

@@ -19,7 +19,7 @@ FOLD_IN_2, FOLD_IN_3 = map(tl.constexpr, reference.FOLD_IN_DOMAIN)
 
 @triton.jit
 def philox(c0, c1, c2, c3, k0, k1):
-    """Philox4x32-10 on uint32 of shapes that broadcast; what the counters of a row share is computed once for it."""
+    """Philox4x32-10 on uint32 that broadcast; what the counters of a row share is computed once for it."""
     for _ in tl.static_range(ROUNDS):
         # As one wide product: half the instructions of a low and a high one.
         p0 = c0.to(tl.uint64) * MULTIPLIER_0
@@ -37,7 +37,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def words(row, block, draw, seed):
-    """The four words of the blocks ``block`` (uint32, columns of a tile) of rows ``row`` (int64, its rows)."""
+    """The four words of blocks ``block`` (uint32, along a tile) of rows ``row`` (int64, down it)."""
     low, high = row.to(tl.uint32)[:, None], (row >> 32).to(tl.uint32)[:, None]
     return philox(block[None, :], draw, low, high, seed.to(tl.uint32), (seed >> 32).to(tl.uint32))
 
