@@ -1,13 +1,13 @@
 """The kernels for CUDA, on a device where there is one, or in Triton's interpreter.
 
-``TRITON_INTERPRET=1 pytest tests/device`` runs them on the CPU. The variable is read when a kernel is
-defined, so that takes a process of its own (``tests/test_triton.py``). In it the tests give CPU tensors to the
-functions behind the operators; with a device they call the operators themselves. Either way results are
-compared with those of the CPU.
+``TRITON_INTERPRET=1 pytest tests/device`` runs them on the CPU. The variable is read when a kernel is defined,
+so ``tests/test_triton.py`` starts a process for that. In it the tests give CPU tensors to the functions
+behind the operators; with a device they call the operators themselves. Either way results are compared with the CPU's.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,16 +26,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _triton() -> None:
-    """Skip what has nothing to run on."""
-    if not INTERPRETED and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device; tests/test_triton.py runs these in Triton's interpreter")
-    pytest.importorskip("triton", reason="needs Triton, which torch's CUDA builds bring")
+class NothingToRunOn(pytest.Module):
+    """A file whose tests cannot run: one line says so for all of them."""
+
+    def collect(self):
+        if importlib.util.find_spec("triton") is None:
+            pytest.skip("needs Triton, which torch's CUDA builds bring", allow_module_level=True)
+        pytest.skip(
+            "needs a CUDA device; tests/test_triton.py runs these in Triton's interpreter",
+            allow_module_level=True,
+        )
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if importlib.util.find_spec("triton") and (INTERPRETED or torch.cuda.is_available()):
+        return None
+    return NothingToRunOn.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _rounded_to_nearest(_triton: None) -> Iterator[None]:
+def _rounded_to_nearest() -> Iterator[None]:
     """Round to bfloat16 as devices do: the interpreter cuts off."""
     if not INTERPRETED:
         yield
@@ -86,7 +96,7 @@ def kernel() -> Callable[..., Callable[..., object]]:
 
 
 @pytest.fixture(scope="session")
-def exact_fma(_triton: None) -> bool:
+def exact_fma() -> bool:
     """Whether a fused multiply-add rounds once, as on every device: in older interpreters it does not."""
     if not INTERPRETED:
         return True
