@@ -1,8 +1,9 @@
 """The kernels for CUDA, on a device where there is one, or in Triton's interpreter.
 
-``TRITON_INTERPRET=1 pytest tests/device`` runs them on the CPU. The variable is read when a kernel is defined,
-so ``tests/test_triton.py`` starts a process for that. In it the tests give CPU tensors to the functions
-behind the operators; with a device they call the operators themselves. Either way results are compared with the CPU's.
+``TRITON_INTERPRET=1 pytest tests/device`` runs them on the CPU. The variable is read when a kernel is
+defined, so ``tests/test_triton.py`` starts a process for that. In it the tests give CPU tensors to the
+functions behind the operators; with a device they call the operators themselves. Either way results are
+compared with the CPU's.
 """
 
 from __future__ import annotations
