@@ -133,7 +133,7 @@ class CapturedSteps(Steps):
         self._recorder = recorder
         self._fall_back = fall_back
         self._replay: Callable[[], None] | None = None
-        self._warm = 0
+        self._full_steps = 0
 
         self._resident = data.resident_on(device)
         self._size = min(settings.batch_size, len(data)) if self._resident else 0
@@ -203,15 +203,14 @@ class CapturedSteps(Steps):
             yield len(x)
 
     def _full_step(self) -> None:
-        if self._replay is not None:
-            self._replay()
-            self._count()
-            return
-        self._step_of_full_batch()
-        self._count()
-        self._warm += 1
-        if self._warm == WARM_UP:
+        if self._full_steps == WARM_UP:
             self._capture()
+        if self._replay is None:
+            self._step_of_full_batch()
+        else:
+            self._replay()
+        self._full_steps += 1
+        self._count()
 
     def _capture(self) -> None:
         try:
