@@ -5,6 +5,7 @@ the operations stands in for it, so that what a graph would freeze is found with
 end ask a real one.
 """
 
+import gc
 import json
 import shutil
 import sys
@@ -503,6 +504,7 @@ def test_the_terms_of_networks_in_bfloat16_are_float32(changes, monkeypatch):
 def test_a_compiled_step_trains_as_one_that_is_not(changes):
     changes = {"data": PIXELS} | changes
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = run(**changes, compile="inductor")
     assert_same_run(compiled, run(**changes, compile=False), rtol=1e-4, atol=1e-5)
     # One shape, and one mode: nothing is compiled again.
@@ -670,14 +672,14 @@ def test_auto_is_a_graph_for_fastvaes_own_networks(captures, capsys):
 def test_the_cpu_and_a_gpu_see_the_same_noise_batches_and_pixels(changes, how):
     """What is left is the rounding of the networks.
 
-    A relative 6e-8 of each product, which Adam turns into at most a part in a thousand of the bound over the
-    20 steps here; another order of the batches, or other noise, is off by per cents.
+    Dense layers that are off by a relative 2e-7 move the bound by up to 5e-7 over the 20 steps here; the
+    limit is forty times that. Another order of the batches, or other noise, is off by per cents.
     """
     changes = {"data": PIXELS, "validation": None} | changes
     on_cpu, on_cuda = run(**changes), run(**changes | {"device": "cuda", "compile": how})
     for record, expected in zip(on_cuda.history, on_cpu.history, strict=True):
         for key in ("elbo", "recon", "kl"):
-            assert record[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-4), key
+            assert record[key] == pytest.approx(expected[key], rel=2e-5, abs=1e-6), key
         assert record["beta"] == expected["beta"]
 
 
@@ -763,6 +765,7 @@ def test_a_graph_gives_its_memory_back():
     for _ in range(3):
         result = run(**ENOUGH)
         del result
+        gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         used = torch.cuda.memory_allocated()
@@ -791,15 +794,14 @@ def test_a_replay_follows_the_generator_that_was_seeded_again():
     drawn = torch.zeros(1000, device=device)
     recorder = CudaRecorder(device)
     with repeatable(0, device), recorder:
-        if True:
-            drawn.bernoulli_(0.5)
-            replay = recorder(lambda: drawn.bernoulli_(0.5))
-            masks = []
-            for seed in (1, 1, 2):
-                seed_generators(seed, device)
-                for _ in range(2):
-                    replay()
-                    masks.append(drawn.clone())
+        drawn.bernoulli_(0.5)
+        replay = recorder(lambda: drawn.bernoulli_(0.5))
+        masks = []
+        for seed in (1, 1, 2):
+            seed_generators(seed, device)
+            for _ in range(2):
+                replay()
+                masks.append(drawn.clone())
     assert torch.equal(masks[0], masks[2])
     assert torch.equal(masks[1], masks[3])
     assert not torch.equal(masks[0], masks[1])

@@ -84,19 +84,21 @@ class CudaRecorder:
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture the work; see :class:`torch.cuda.graph`. Dropout in it draws anew at each replay."""
         graph = torch.cuda.CUDAGraph()
-        broken: Exception | None = None
+        broken: BaseException | None = None
         try:
             # What other threads do with the device (a loader that pins memory) does not disturb this capture.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 try:
                     work()
-                except Exception as error:
+                except BaseException as error:
                     broken = error
                     raise
-        except Exception as error:
+        except BaseException as error:
             graph.reset()
-            # Not that a broken capture could not be ended, but what broke it.
+            # Not that a broken capture could not be ended, but what broke it, which may be Ctrl-C.
             raise (broken or error) from None
+        finally:
+            broken = None  # its frames hold this one, and tensors of the capture
         return graph.replay
 
 
