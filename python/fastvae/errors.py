@@ -14,6 +14,7 @@ __all__ = [
     "FileFormatError",
     "NonFiniteError",
     "NonFiniteWarning",
+    "NotCapturedWarning",
     "PosteriorCollapseWarning",
     "RunNotWrittenError",
     "RunNotWrittenWarning",
@@ -38,6 +39,10 @@ class NonFiniteError(FloatingPointError):
 
 class NonFiniteWarning(RuntimeWarning):
     """Some training steps gave infinite or undefined numbers and were skipped."""
+
+
+class NotCapturedWarning(RuntimeWarning):
+    """The training step could not be captured as a CUDA graph; training goes on without."""
 
 
 class RunNotWrittenWarning(RuntimeWarning):

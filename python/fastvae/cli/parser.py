@@ -158,6 +158,20 @@ model.safetensors and pictures. Ctrl-C ends the training and keeps what there is
     )
     _option(run.add_argument, "--seed", "decides everything random (default: 0)", type=int)
     _add_device(run.add_argument)
+    _option(
+        run.add_argument,
+        "--precision",
+        "of the networks in training (default: float32)",
+        choices=["float32", "bfloat16"],
+    )
+    _option(
+        run.add_argument,
+        "--compile",
+        "what is made of a step: graph (one CUDA graph), inductor, none, or auto (default: auto, a graph on "
+        "CUDA where networks and likelihood are fastvae's own)",
+        type=_compile,
+        metavar="WORD",
+    )
     _option(run.add_argument, "--workers", "processes that read images (default: 0)", type=int)
     _option(
         run.add_argument,
@@ -327,6 +341,12 @@ def _word_or_number(text: str) -> str | float:
         return float(text)
     except ValueError:
         return text
+
+
+def _compile(text: str) -> str | bool:
+    if text not in {"auto", "graph", "inductor", "none"}:
+        raise ArgumentTypeError(f"expected auto, graph, inductor or none, got {text!r}")
+    return text != "none" and text
 
 
 def _validation(text: str) -> str | float | None:

@@ -13,11 +13,38 @@ from torch import Tensor
 
 from fastvae import noise
 from fastvae.data.binarize import AS_THEY_ARE, Binarize
+from fastvae.functional import gather_batch
 
 SCAN_VALUES = 2**22
 """How many values a pass over a whole data set looks at together: 16 MiB of float32."""
 
 CPU = torch.device("cpu")
+
+
+class Resident(NamedTuple):
+    """Samples on the device of a model, from which a batch is gathered there.
+
+    Attributes
+    ----------
+    values : Tensor
+        uint8 or float32, ``(N, *shape)``.
+    data_max : float or None
+        What values are divided by.
+    rows : Tensor or None
+        Which of the values are the samples, where they are not all of them.
+    """
+
+    values: Tensor
+    data_max: float | None
+    rows: Tensor | None = None
+
+    def gather(self, samples: Tensor, *, binarize: str, seed: Tensor) -> Tensor:
+        """Give samples by their number as a model sees them; all that differs between calls is in tensors."""
+        index = samples if self.rows is None else self.rows.index_select(0, samples)
+        gathered = Binarize(binarize).gathered
+        return gather_batch(
+            self.values, index, data_max=self.data_max, binarize=gathered, seed=seed, rows=samples
+        )
 
 
 class Data(abc.ABC):
@@ -106,6 +133,14 @@ class Data(abc.ABC):
         rows : Tensor
             int64, shape ``(B,)``, on ``device``: the index of each sample in this data set, or its number.
         """
+
+    def resident_on(self, device: torch.device) -> Resident | None:  # noqa: ARG002
+        """Give the samples as they lie on a device; None for a source that is read as batches are needed."""
+        return None
+
+    def placement(self, device: torch.device) -> str:
+        """Say where the samples are when a model on ``device`` is trained on them."""
+        return f"data read batch by batch and moved to {device}"
 
     def batch_count(self, batch_size: int) -> int:
         """How many batches one pass over all samples has."""
@@ -240,6 +275,18 @@ class Subset(Data):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def resident_on(self, device: torch.device) -> Resident | None:
+        """See :meth:`Data.resident_on`."""
+        whole = self.source.resident_on(device)
+        if whole is None:
+            return None
+        rows = self.rows.to(device)
+        return whole._replace(rows=rows if whole.rows is None else whole.rows.index_select(0, rows))
+
+    def placement(self, device: torch.device) -> str:
+        """See :meth:`Data.placement`."""
+        return self.source.placement(device)
 
     def batches(
         self,

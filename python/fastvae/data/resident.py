@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastvae.data.base import Data
+from fastvae.data.base import Data, Resident
 from fastvae.data.binarize import AS_THEY_ARE, Binarize
 from fastvae.functional import gather_batch
 from fastvae.ops.noise.seed import as_int64
@@ -55,6 +55,22 @@ class ResidentData(Data):
     def __len__(self) -> int:
         return len(self._values)
 
+    def resident_on(self, device: torch.device) -> Resident | None:
+        """See :meth:`Data.resident_on`."""
+        values = self._on(device)
+        return Resident(values, self._data_max) if values.device == device else None
+
+    def placement(self, device: torch.device) -> str:
+        """See :meth:`Data.placement`."""
+        size = _size(self._values.nbytes)
+        if self.resident_on(device) is not None:
+            return f"data resident on {device} ({size})"
+        free, _ = torch.cuda.mem_get_info(device)
+        return (
+            f"data on the host and batches moved to {device}, as its {size} are more than half of the "
+            f"{_size(free)} free there"
+        )
+
     def batches(
         self,
         batch_size: int,
@@ -79,12 +95,16 @@ class ResidentData(Data):
             x = gather_batch(
                 part,
                 positions,
-                data_max=PIXEL_MAX if self.pixels else None,
+                data_max=self._data_max,
                 binarize=binarize.gathered,
                 seed=key,
                 rows=rows,
             )
             yield x, rows
+
+    @property
+    def _data_max(self) -> float | None:
+        return PIXEL_MAX if self.pixels else None
 
     def _on(self, device: torch.device) -> Tensor:
         """Keep the values where they are gathered: on the device if they fit there."""
@@ -98,3 +118,11 @@ def _fits(values: Tensor, device: torch.device) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return values.nbytes <= free // 2
+
+
+def _size(count: int) -> str:
+    """A number of bytes in the largest unit of which there is one."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count} bytes"

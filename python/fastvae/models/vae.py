@@ -148,7 +148,7 @@ class VAE(nn.Module):
         if self.variational:
             z, kl = functional.reparametrize_kl(mu, logvar, seed=seed, row_offset=row_offset)
         else:
-            z, kl = mu, mu.new_zeros(len(mu))
+            z, kl = mu, mu.new_zeros(len(mu), dtype=torch.promote_types(mu.dtype, torch.float32))
         return Terms(self.likelihood.log_prob(self.parameters_of(z), x), kl)
 
     def parameters_of(self, z: Tensor) -> Tensor:

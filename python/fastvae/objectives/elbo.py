@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["elbo"]
 
 
-def elbo(recon: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
+def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0) -> Tensor:
     r"""The evidence lower bound of a batch: ``mean(recon - beta * kl)``, in nats per sample.
 
     Both terms are sums over the axes of a sample and over its codes, so ``beta = 1`` is the bound on
@@ -20,8 +20,8 @@ def elbo(recon: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
         log p(x | z) of each sample in nats, ``(B,)``.
     kl : Tensor
         KL(q(z | x) || p(z)) of each sample in nats, ``(B,)``.
-    beta : float
-        Weight of the KL.
+    beta : float or Tensor
+        Weight of the KL: a number, or a scalar on the device of the terms.
 
     Returns
     -------
@@ -33,4 +33,6 @@ def elbo(recon: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
     Higgins et al., "beta-VAE", ICLR 2017, equation 4, for ``beta``.
     """
+    if isinstance(beta, Tensor):
+        return torch.addcmul(recon, kl, beta, value=-1).mean()
     return torch.sub(recon, kl, alpha=beta).mean()

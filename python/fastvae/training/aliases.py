@@ -48,6 +48,8 @@ ALIASES = {
     "variance": ("sigma", "scale", "decoder_variance", "noise_variance"),
     "model": ("architecture", "arch", "model_name", "network", "preset"),
     "device": ("accelerator", "gpu", "cuda", "use_cuda", "use_gpu"),
+    "precision": ("amp", "autocast", "mixed_precision", "use_amp", "bf16", "dtype"),
+    "compile": ("torch_compile", "compile_model", "use_compile", "cuda_graph", "cuda_graphs", "jit"),
     "progress": ("verbose", "progress_bar", "enable_progress_bar", "show_progress"),
     "binarize": ("binarise", "binary", "dynamic_binarization"),
 }

@@ -7,14 +7,27 @@ import numbers
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex, TypeAlias
 
 from fastvae.models import ModelSpec
 from fastvae.training.randomness import as_seed
 
-__all__ = ["BINARIZE", "DataInfo", "RunConfig", "Settings", "as_count", "as_hidden_dims"]
+__all__ = [
+    "BINARIZE",
+    "COMPILE",
+    "PRECISION",
+    "Compile",
+    "DataInfo",
+    "RunConfig",
+    "Settings",
+    "as_count",
+    "as_hidden_dims",
+]
 
 BINARIZE = ("none", "dynamic", "threshold")
+PRECISION = ("float32", "bfloat16")
+COMPILE = ("auto", "graph", "inductor")
+Compile: TypeAlias = Literal["auto", "graph", "inductor", False]
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,10 @@ class Settings:
     warmup: float
     binarize: str
     seed: int
+    # Older runs do not name the fields from here on.
     free_bits: float = 0.0
-    """The last field with a default: older runs do not name it."""
+    precision: str = "float32"
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -53,6 +68,15 @@ class Settings:
         if self.binarize not in BINARIZE:
             raise ValueError(
                 f"binarize must be one of {', '.join(map(repr, BINARIZE))}, got {self.binarize!r}"
+            )
+        if self.precision not in PRECISION:
+            raise ValueError(
+                f"precision must be one of {', '.join(map(repr, PRECISION))}, got {self.precision!r}"
+            )
+        # Not `in`: 0 is no False here.
+        if self.compile is not False and not (isinstance(self.compile, str) and self.compile in COMPILE):
+            raise ValueError(
+                f"compile must be one of {', '.join(map(repr, COMPILE))}, or False, got {self.compile!r}"
             )
 
     def _set(self, name: str, value: float) -> None:

@@ -57,16 +57,29 @@ class EpochTotals:
         self._sizes = dict[int, Tensor]()
         self.steps = 0
 
+    def reset(self) -> None:
+        """Begin another epoch, in the same memory."""
+        self._sums.zero_()
+        self._pending.clear()
+        self.steps = 0
+
+    def accumulate(self, terms: Terms, skipped: Tensor) -> None:
+        """Add a batch on the device alone: what repeats this also counts ``steps``."""
+        self._sums += _kept(torch.cat((self._sums_of(terms), self._size(len(terms.recon)))), skipped)
+
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
         """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0)."""
         # No more than has to be done before the tensors may be used again: on small networks each operation
         # takes as long as a layer.
-        sums = torch.stack((terms.recon.detach(), terms.kl.detach())).sum(1, dtype=self._dtype)
-        self._pending.append((sums, self._size(len(terms.recon)), skipped))
+        self._pending.append((self._sums_of(terms), self._size(len(terms.recon)), skipped))
         self.steps += 1
         if len(self._pending) == MOST_PENDING:
             self._sums += self._pending_sums()
             self._pending.clear()
+
+    def _sums_of(self, terms: Terms | FlooredTerms) -> Tensor:
+        """The recon and the KL of a batch."""
+        return torch.stack((terms.recon.detach(), terms.kl.detach())).sum(1, dtype=self._dtype)
 
     def _pending_sums(self) -> Tensor:
         """The recon, the KL, the number of samples and that of steps among what waits."""
@@ -74,9 +87,7 @@ class EpochTotals:
             return torch.zeros_like(self._sums)
         sums, sizes, skipped = zip(*self._pending, strict=True)
         steps = torch.cat((torch.stack(sums), torch.stack(sizes)), 1)
-        # Not a product: what was skipped may be infinite.
-        kept = (torch.stack(skipped) == 0).unsqueeze(1)
-        return torch.where(kept, steps, steps.new_zeros(())).sum(0)
+        return _kept(steps, torch.stack(skipped).unsqueeze(1)).sum(0)
 
     def _size(self, samples: int) -> Tensor:
         """The number of samples and of steps in a batch, on the device."""
@@ -92,3 +103,8 @@ class EpochTotals:
         if samples == 0:
             return Means(math.nan, math.nan, 0, skipped)
         return Means(recon / samples, kl / samples, int(samples), skipped)
+
+
+def _kept(steps: Tensor, skipped: Tensor) -> Tensor:
+    """Zeros in place of what was skipped; not a product, as that may be infinite."""
+    return torch.where(skipped == 0, steps, steps.new_zeros(()))

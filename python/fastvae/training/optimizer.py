@@ -84,7 +84,8 @@ class CautiousAdam:
                 if not used:
                     continue
                 steps = [state.step for state in used]
-                torch._foreach_add_(steps, counted)
+                # With alpha: without, torch reads the number from the device and adds that.
+                torch._foreach_add_(steps, counted, alpha=1)
                 # The kernel itself: on small networks `torch.optim` takes as long around it as it takes.
                 torch._fused_adamw_(
                     [state.parameter for state in used],

@@ -17,7 +17,8 @@ from fastvae.models import Likelihood, ModelSpec, build_model
 from fastvae.models.probe import check_networks
 from fastvae.training.aliases import reject_unknown
 from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
-from fastvae.training.config import DataInfo, RunConfig, Settings, as_count, as_hidden_dims
+from fastvae.training.compilation import Compilation, check_compile, choose_compilation
+from fastvae.training.config import Compile, DataInfo, RunConfig, Settings, as_count, as_hidden_dims
 from fastvae.training.device import choose_device
 from fastvae.training.diagnosis import report_collapse
 from fastvae.training.held_out import evaluate_on
@@ -53,6 +54,8 @@ def train(
     validation: object = "auto",
     seed: int = 0,
     device: str | torch.device = "auto",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    compile: Compile = "auto",  # noqa: A002  torch's word for it
     workers: int = 0,
     output_dir: str | Path | None = None,
     progress: bool = True,
@@ -66,7 +69,8 @@ def train(
     torch.Size([16, 1, 8, 8])
 
     The same seed gives the same run, bit for bit, on the same machine with the same number of threads,
-    whatever ``workers`` is. torch's own generators are left as they were.
+    whatever ``workers`` is; on another device it gives the same batches, pixels and noise, and what differs
+    is the rounding of the networks. torch's own generators are left as they were.
 
     Parameters
     ----------
@@ -112,7 +116,20 @@ def train(
     seed : int
         Decides everything that is random.
     device : str or torch.device
-        ``"auto"`` is the first of CUDA, MPS and the CPU that is there.
+        ``"auto"`` is the first of CUDA, MPS and the CPU that is there. Data in memory moves there whole if it
+        takes no more than half of what is free, and ``progress`` says whether it did.
+    precision : {"float32", "bfloat16"}
+        Of the networks in training: bfloat16 by ``torch.autocast``, with weights, KL, likelihood and the
+        arithmetic of the latent in float32. Evaluation, and the trained model, are in float32.
+    compile : {"auto", "graph", "inductor"} or False
+        What is made of a training step; the results are the same to rounding. ``"graph"``: on CUDA, steps of
+        full batches are captured once as a CUDA graph, from gathering the batch to updating the weights, and
+        replayed. A graph repeats its kernels alone: what modules of your own do in Python (counting, a choice
+        by a number, a hook) happens in the first steps and not again, and reading a tensor in it is an error.
+        ``"inductor"``: forward and loss of full batches through ``torch.compile``, for any device. ``False``:
+        steps as they are. ``"auto"`` is a graph on CUDA where networks and likelihood are fastvae's own and
+        there are at least 50 steps, else False; a step that cannot be captured then runs as it is, with a
+        warning.
     workers : int
         Processes that read a torch Dataset.
     output_dir : str or Path, optional
@@ -138,6 +155,8 @@ def train(
     -----
     NonFiniteWarning
         If steps were skipped, because their loss or gradient was not finite.
+    NotCapturedWarning
+        If ``compile="auto"`` could not capture the step.
     PosteriorCollapseWarning
         If the KL ends near zero.
     """
@@ -153,6 +172,8 @@ def train(
         free_bits=free_bits,
         binarize=binarize,
         seed=seed,
+        precision=precision,
+        compile=compile,
     )
     latent_dim, hidden_dims = as_count("latent_dim", latent_dim), as_hidden_dims(hidden_dims)
     if not isinstance(model, str):
@@ -169,6 +190,7 @@ def train(
             "hidden_dims has no meaning beside an encoder and a decoder of your own: leave it out"
         )
     chosen_device = choose_device(device)
+    check_compile(compile, chosen_device)
     folder = None if output_dir is None else RunFolder(output_dir)
 
     source = open_data(data, workers=workers)
@@ -200,8 +222,12 @@ def train(
             pixels=source.pixels,
         ),
     )
+    compilation = choose_compilation(
+        compile, chosen_device, spec, settings.epochs * training.batch_count(settings.batch_size)
+    )
     bar = Progress(show=progress)
     bar.say(_announcement(config, choice.reason))
+    bar.say(_means(training, settings, chosen_device, compilation))
     final: dict[str, float] = {}  # of the held-out data
     with repeatable(derive(seed, Stream.WEIGHTS), chosen_device):
         vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom).to(chosen_device)
@@ -225,6 +251,7 @@ def train(
             validate=None if held_out is None else partial(validate, held_out),
             progress=bar,
             on_epoch=on_epoch,
+            compilation=compilation,
         )
     result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
     if history and not interrupted:
@@ -244,6 +271,12 @@ def _announcement(config: RunConfig, reason: str) -> str:
         f"{networks}, {spec.latent_dim} codes, {spec.likelihood} likelihood ({reason}), "
         f"{settings.epochs} epochs"
     )
+
+
+def _means(data: Data, settings: Settings, device: torch.device, compilation: Compilation) -> str:
+    """Say where the data is and what steps are made of."""
+    placement = f", {data.placement(device)}" if device.type != "cpu" else ""
+    return f"on {device} in {settings.precision}{placement}, {compilation}"
 
 
 def _report_end(result: TrainedVAE, final: dict[str, float], bar: Progress) -> None:

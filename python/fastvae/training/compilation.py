@@ -1,0 +1,65 @@
+"""What is made of a training step: nothing, one CUDA graph, or compiled code."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+
+from fastvae.models import ModelSpec
+from fastvae.training.config import Compile
+
+__all__ = ["NOT_COMPILED", "Compilation", "check_compile", "choose_compilation"]
+
+FEWEST_STEPS = 50
+"""A capture takes as long as a few steps: with fewer steps than this it is left out."""
+
+
+class Compilation(NamedTuple):
+    """What is made of a step, and how it came to be."""
+
+    kind: Literal["graph", "inductor"] | None
+    reason: str
+    asked_for: bool = True
+    """Whether a step that cannot be captured is an error."""
+
+    def __str__(self) -> str:
+        how = {"graph": "each step one CUDA graph", "inductor": "forward and loss compiled by inductor"}
+        text = how[self.kind] if self.kind else "steps as they are"
+        return f"{text} ({self.reason})" if self.reason else text
+
+
+NOT_COMPILED = Compilation(None, "")
+
+
+def check_compile(compile: Compile, device: torch.device) -> None:  # noqa: A002  as the argument is called
+    """Raise a ``ValueError`` unless steps can be compiled that way on the device."""
+    if compile == "graph" and device.type != "cuda":
+        raise ValueError(
+            f'compile="graph" captures CUDA graphs, and the device is {device}: use compile="auto", which '
+            'captures where there is CUDA, or "inductor", which compiles for any device'
+        )
+
+
+def choose_compilation(
+    compile: Compile,  # noqa: A002
+    device: torch.device,
+    spec: ModelSpec,
+    steps: int,
+) -> Compilation:
+    """Resolve ``compile`` for a model and a number of steps.
+
+    ``"auto"`` captures where nothing can go wrong: a graph would freeze what modules of the user's own do in
+    Python.
+    """
+    if compile == "auto":
+        if device.type != "cuda":
+            return NOT_COMPILED
+        if spec.custom:
+            return Compilation(
+                None, f'as the {" and ".join(spec.custom)} may do anything; see compile="graph"'
+            )
+        if steps < FEWEST_STEPS:
+            return Compilation(None, f"as a capture does not pay for {steps} steps")
+        return Compilation("graph", "", asked_for=False)
+    return Compilation(compile, "as asked for") if compile else Compilation(None, "as asked for")

@@ -1,0 +1,217 @@
+"""One step of training, the same whether it is captured or not, and the uncaptured steps of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastvae import noise
+from fastvae.data import Data
+from fastvae.data.binarize import Binarize
+from fastvae.models import VAE, FlooredTerms, Terms
+from fastvae.objectives import elbo, kl_weight
+from fastvae.training.config import Settings
+from fastvae.training.history import EpochTotals
+from fastvae.training.optimizer import CautiousAdam
+from fastvae.training.randomness import Stream, derive
+
+__all__ = ["Pass", "Step", "Steps", "pass_over"]
+
+
+class Pass(NamedTuple):
+    """What is random about the data of one epoch."""
+
+    order: Tensor
+    source_seed: int
+    binarize: Binarize
+
+
+def pass_over(data: Data, settings: Settings, epoch: int) -> Pass:
+    """Give the order, the seed of the source and the drawn pixels of an epoch."""
+    return Pass(
+        order=noise.permutation(len(data), derive(settings.seed, Stream.SHUFFLE, epoch)),
+        source_seed=derive(settings.seed, Stream.SOURCE, epoch),
+        binarize=Binarize(settings.binarize, derive(settings.seed, Stream.BINARIZE, epoch)),
+    )
+
+
+class Step:
+    """Forward, loss, backward and update for a batch; it reads nothing back from the device.
+
+    Parameters
+    ----------
+    model : VAE
+        On ``device``, in train mode while steps are taken.
+    settings : Settings
+    device : torch.device
+    inductor : bool
+        Compile forward and loss for batches of the size of the first one; others run as they are.
+    """
+
+    def __init__(
+        self, model: VAE, settings: Settings, *, device: torch.device, inductor: bool = False
+    ) -> None:
+        self.model = model
+        self._device = device
+        self._optimizer = CautiousAdam(
+            model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self._bound = _bound(model, settings, device)
+        # A seed is the same for every code that draws by it: compiled dropout draws what eager dropout does.
+        self._compiled = (
+            torch.compile(self._bound, dynamic=False, options={"fallback_random": True}) if inductor else None
+        )
+        self._compiled_size: int | None = None
+
+    def __call__(self, x: Tensor, seed: int | Tensor, weight: float | Tensor) -> tuple[Terms, Tensor]:
+        """Take a step.
+
+        Parameters
+        ----------
+        x : Tensor
+            float32, ``(B, *shape)``, on the device.
+        seed : int or int64 tensor
+            Of the latent noise.
+        weight : float or Tensor
+            Of the KL. A captured step takes it, and the seed, as tensors: a number would stay what it was.
+
+        Returns
+        -------
+        terms : Terms
+            Of the batch, without a graph.
+        skipped : Tensor
+            1 if the step was skipped, else 0: a float32 scalar on the device.
+        """
+        if self._compiled is None or self._compiled_size not in {None, len(x)}:
+            with _safe_for_one(self._batch_norms, len(x)):
+                loss, recon, kl = self._bound(x, seed, weight)
+        else:
+            loss, recon, kl = self._run_compiled(self._compiled, x, seed, weight)
+        return Terms(recon.detach(), kl.detach()), self._optimizer.step(loss)
+
+    def _run_compiled(
+        self, compiled: _Bound, x: Tensor, seed: int | Tensor, weight: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # Numbers would be compiled in, and the next step compiled again.
+        seed = _on(self._device, seed, torch.int64)
+        weight = _on(self._device, weight, torch.float32)
+        first, self._compiled_size = self._compiled_size is None, len(x)
+        try:
+            with _safe_for_one(self._batch_norms, len(x)):
+                return compiled(x, seed, weight)
+        except Exception as error:
+            if first:
+                error.add_note(
+                    'compile="inductor" compiles the step by torch.compile; compile=False does not'
+                )
+            raise
+
+
+class Steps:
+    """The uncaptured steps of a training, one for each batch of the source.
+
+    Parameters
+    ----------
+    step : Step
+    totals : EpochTotals
+        Gets the terms of each batch.
+    settings : Settings
+    total_steps : int
+        Of the whole training.
+
+    Attributes
+    ----------
+    taken : int
+        Steps so far.
+    """
+
+    def __init__(self, step: Step, totals: EpochTotals, settings: Settings, *, total_steps: int) -> None:
+        self.taken = 0
+        self._step = step
+        self._totals = totals
+        self._settings = settings
+        self._total_steps = total_steps
+        self._latent_seed = derive(settings.seed, Stream.LATENT)
+
+    def __enter__(self) -> None:
+        """Begin the training."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the training."""
+
+    @property
+    def weight(self) -> float:
+        """The weight of the KL in the last step; 0 before the first."""
+        return self._weight_of(self.taken - 1) if self.taken else 0.0
+
+    def epoch(self, epoch: int, batches: Iterator[Tensor]) -> Iterator[int]:
+        """Take the steps of one epoch, and yield the size of each batch after its step."""
+        del epoch  # the batches are its own
+        for x in batches:
+            seed = noise.fold_in(self._latent_seed, self.taken)
+            terms, skipped = self._step(x, seed, self._weight_of(self.taken))
+            self._totals.add(terms, skipped)
+            self.taken += 1
+            yield len(x)
+
+    def _weight_of(self, step: int) -> float:
+        settings = self._settings
+        return kl_weight(step, self._total_steps, beta=settings.beta, warmup=settings.warmup)
+
+
+_Bound = Callable[[Tensor, int | Tensor, float | Tensor], tuple[Tensor, Tensor, Tensor]]
+"""From a batch, a seed and the weight of the KL to the loss and the two terms."""
+
+
+def _bound(model: VAE, settings: Settings, device: torch.device) -> _Bound:
+    free_bits = settings.free_bits
+    dense = AUTOCAST[settings.precision]
+
+    def bound(x: Tensor, seed: int | Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if dense is None:
+            terms = model(x, seed, free_bits=free_bits)
+        else:
+            # No cache: weights change with each step, and are used once in it.
+            with torch.autocast(device.type, dense, cache_enabled=False):
+                terms = model(x, seed, free_bits=free_bits)
+        kl = terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
+        return -elbo(terms.recon, kl, weight), terms.recon, terms.kl
+
+    return bound
+
+
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+"""What dense layers compute in, by the name of the precision; None is the dtype of the weights."""
+
+
+def _on(device: torch.device, number: float | Tensor, dtype: torch.dtype) -> Tensor:
+    """A number on the device, by an operation that does not wait for it."""
+    return number if isinstance(number, Tensor) else torch.full((), number, dtype=dtype, device=device)
+
+
+def _safe_for_one(batch_norms: Sequence[nn.Module], size: int) -> AbstractContextManager[None]:
+    """Let a last batch of one pass batch normalisation, which has no variance to divide by."""
+    return _eval_mode(batch_norms) if size == 1 and batch_norms else nullcontext()
+
+
+@contextmanager
+def _eval_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.train()
