@@ -121,10 +121,10 @@ def fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
     its last bit is 0, it moves one step towards the exact value, so the final rounding to float32 is right.
     """
     a64 = a.to(torch.float64)
-    b64 = b.to(torch.float64) if isinstance(b, Tensor) else torch.tensor(float32(b), dtype=torch.float64)
-    c64 = c.to(torch.float64) if isinstance(c, Tensor) else torch.tensor(float32(c), dtype=torch.float64)
-    product = a64 * b64.to(a.device)
-    c64 = c64.to(a.device)
+    # Not tensors on the host, which would have to be waited for.
+    b64 = b.to(torch.float64) if isinstance(b, Tensor) else float32(b)
+    c64 = c.to(torch.float64) if isinstance(c, Tensor) else float32(c)
+    product = a64 * b64
     total = product + c64
     back = total - product
     error = (product - (total - back)) + (c64 - back)
