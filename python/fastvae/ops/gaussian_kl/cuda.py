@@ -80,7 +80,7 @@ def forward(
         logvar_step,
         _floor(mu, opmath, free_bits),
         cut.programs,
-        cut.steps,
+        STEPS=cut.steps,
         MATH=module.DTYPES[opmath],
         SAMPLE=noise is not None,
         KL=kind.value,

@@ -25,14 +25,14 @@ NO_KL, ELEMENTS, ROW_SUMS, COLUMN_SUMS = map(tl.constexpr, range(4))
 
 
 @triton.jit
-def place(programs, steps, DOWN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def place(programs, STEPS: tl.constexpr, DOWN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Where this program begins (row, column, both int64), and its number along and across the steps."""
     program = tl.program_id(0)
     along, across = program % programs, program // programs
     if DOWN:
-        return along.to(tl.int64) * steps * ROWS, across.to(tl.int64) * COLUMNS, along, across
+        return along.to(tl.int64) * (STEPS * ROWS), across.to(tl.int64) * COLUMNS, along, across
     else:
-        return across.to(tl.int64) * ROWS, along.to(tl.int64) * steps * COLUMNS, along, across
+        return across.to(tl.int64) * ROWS, along.to(tl.int64) * (STEPS * COLUMNS), along, across
 
 
 @triton.jit(do_not_specialize=["draw", "row_offset"])
@@ -50,7 +50,7 @@ def forward(
     logvar_step,
     free_bits,
     programs,
-    steps,
+    STEPS: tl.constexpr,
     MATH: tl.constexpr,
     SAMPLE: tl.constexpr,
     KL: tl.constexpr,
@@ -63,9 +63,9 @@ def forward(
     ``FREE``: an element counts its free bits at least.
     """
     DOWN: tl.constexpr = KL == COLUMN_SUMS
-    first_row, first_column, along, _ = place(programs, steps, DOWN, ROWS, COLUMNS)
+    first_row, first_column, along, _ = place(programs, STEPS, DOWN, ROWS, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], MATH)
-    for step in range(steps):
+    for step in range(STEPS):
         row = first_row + tl.arange(0, ROWS)
         start = first_column
         if DOWN:
