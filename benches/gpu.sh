@@ -15,6 +15,10 @@
 #     SANITIZERS  the tools of compute-sanitizer to run (memcheck racecheck); it also has initcheck, synccheck
 set -euo pipefail
 
+case "${RESULTS:-/}" in
+    /*) ;;
+    *) RESULTS="$PWD/$RESULTS" ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 LIMIT="${LIMIT:-540}"

@@ -128,7 +128,8 @@ def tuned(mode: str | None = None) -> Train:
         def epoch() -> float:
             total = torch.zeros((), dtype=torch.float64, device=device)
             for rows in torch.randperm(len(images), device=device).split(configuration.batch_size):
-                torch.compiler.cudagraph_mark_step_begin()
+                if mode is not None:
+                    torch.compiler.cudagraph_mark_step_begin()
                 loss = loss_of(images[rows].float().div_(255))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
