@@ -26,10 +26,11 @@ import torch
 import device
 import passes
 import report
-from bench_training import CONFIGURATIONS, PIXELS, PLAIN, load
+from bench_training import CONFIGURATIONS, PLAIN, load
 from comparison import COMPILED, EAGER, FASTVAE, Row
 from gpu import COMPARISONS, measuring, training
 from gpu.measuring import COPY, Work
+from plain import PIXELS
 
 PARTS = ("kernels", "trainings")
 SAMPLES = 60_000
@@ -273,6 +274,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = getattr(options, name)
         if given is not None and given < 1:
             parser.error(f"--{name} must be at least 1, got {given}")
+    if options.data is not None and "trainings" in options.part and not options.only:
+        if not any(options.data.glob("train-images*")):
+            parser.error(
+                f"--data: {options.data} has no train-images-idx3-ubyte; name a folder with MNIST's files"
+            )
     wrong = device.problem()
     if wrong:
         print(f"error: {wrong}", file=sys.stderr)

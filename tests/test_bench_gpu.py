@@ -33,6 +33,11 @@ H200 = device.Device("NVIDIA H200", 141 * 2**30, "9.0", "580.1", "13.0")
 BASH = pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="needs bash")
 
 
+def on_a_device(test: Callable[..., None]) -> Callable[..., None]:
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    return pytest.mark.gpu(missing(test))
+
+
 def _work(**options: object) -> Work:
     candidates = dict.fromkeys(("eager torch", "fastvae", "copy"), _build)
     return Work("one", "something", "forward", candidates, **options)  # type: ignore[arg-type]
@@ -112,6 +117,12 @@ def test_the_script_ends_with_the_code_that_it_says() -> None:
     done = subprocess.run(command, env=hidden, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no CUDA device")
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench_gpu.main(["--data", str(tmp_path)])
+    assert "has no train-images-idx3-ubyte" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argument", ["--samples", "--rounds", "--epochs"])
@@ -302,7 +313,7 @@ def _replayed(work: Callable[[], captured.Results]) -> captured.Captured:
         for kept, new in zip(results, work(), strict=True):
             kept.copy_(new)
 
-    return captured.Captured(replay, results)
+    return captured.Captured(replay, results, work)
 
 
 def test_captured_steps_are_checked(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +346,30 @@ def test_a_count_on_the_device_gives_the_noise_of_its_step(
     monkeypatch.setattr(captured, "Counted", Late)
     with pytest.raises(AssertionError, match="it: step 6: "):
         captured.counted("it")
+
+
+@on_a_device
+def test_what_is_captured_is_replayed_on_a_device() -> None:
+    for candidate in (
+        captured.plain("it", bench_latent.fused),
+        captured.replayed("it", bench_latent.eager),
+        captured.counted("it"),
+    ):
+        # What a replay reads has to be there still.
+        measuring.release()
+        low, middle, high = measuring.do_bench(lambda own=candidate: own.call(None))  # type: ignore[misc]
+        assert 0 < low <= middle <= high
+        assert measuring.in_a_loop(candidate) > 0
+
+
+@on_a_device
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+def test_a_comparison_is_measured_on_a_device(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setitem(latent.SIZES, "small", (3 * latent.CHECKED, 1000))
+    monkeypatch.setitem(latent.STEPS, "torch.compile", _no_compiler)
+    rows = {row["candidate"]: row for row in measuring.measure(latent.work("small", "bf16", kind), 1)}
+    assert rows["torch.compile"]["note"] == "not available: no compiler"
+    assert all(rows[name]["gb_per_s"] > 0 for name in ("eager torch", "fastvae", "copy"))
 
 
 # ------------------------------------------------------------------------------------------------- trainings

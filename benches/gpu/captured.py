@@ -35,10 +35,13 @@ class Captured:
         Does the work once more.
     results : tuple of Tensor
         Where each replay leaves what the work gives.
+    work : callable
+        Kept, since a replay reads the tensors that it was recorded with, wherever they were.
     """
 
     replay: Callable[[], None]
     results: Results
+    work: Callable[[], Results]
 
 
 def capture(work: Callable[[], Results]) -> Captured:
@@ -60,7 +63,7 @@ def capture(work: Callable[[], Results]) -> Captured:
     finally:
         if collecting:
             gc.enable()
-    return Captured(graph.replay, results)
+    return Captured(graph.replay, results, work)
 
 
 def once(step: latent.Step, tensors: Sequence[Tensor]) -> Results:

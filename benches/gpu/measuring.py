@@ -44,7 +44,8 @@ def cuda() -> torch.device:
 
 
 def do_bench(call: Callable[[], object]) -> Sequence[float]:
-    from triton.testing import do_bench as measured  # noqa: PLC0415 (only CUDA builds of torch bring it)
+    # Only CUDA builds of torch bring it.
+    from triton.testing import do_bench as measured  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415
 
     quantiles: Sequence[float] = measured(call, warmup=25, rep=100, quantiles=list(QUANTILES))
     return quantiles
@@ -238,7 +239,7 @@ def compare(
             wanted,
             rtol=relative,
             atol=absolute,
-            msg=lambda text, what=what: f"{name}, {what}: {text}",
+            msg=functools.partial("{}, {}: {}".format, name, what),
         )
 
 
