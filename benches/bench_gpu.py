@@ -274,11 +274,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = getattr(options, name)
         if given is not None and given < 1:
             parser.error(f"--{name} must be at least 1, got {given}")
-    if options.data is not None and "trainings" in options.part and not options.only:
-        if not any(options.data.glob("train-images*")):
-            parser.error(
-                f"--data: {options.data} has no train-images-idx3-ubyte; name a folder with MNIST's files"
-            )
+    trains = "trainings" in options.part and not options.only
+    if trains and options.data is not None and not any(options.data.glob("train-images*")):
+        parser.error(f"{options.data} has no train-images-idx3-ubyte; name a folder with MNIST's files")
     wrong = device.problem()
     if wrong:
         print(f"error: {wrong}", file=sys.stderr)
