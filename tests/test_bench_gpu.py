@@ -158,6 +158,7 @@ def test_a_fraction_is_the_copys_time_over_ones_own() -> None:
         "copy": Timed([(1.0, 1.5, 2.0), (14.0, 15.0, 16.0), (2.0, 3.0, 4.0)], 1500.0),
     }
     work = _work(targets=lambda _: (Bandwidth(0.7), Target(3), Bandwidth(0.8)), moved=8_000_000)
+    assert measuring.rows(work, dict(reversed(timed.items())), {}) == measuring.rows(work, timed, {})
     eager, fused, copy = measuring.rows(work, timed, {})
     assert eager["speedup"] == 1
     assert eager["target"] == "" == copy["target"]

@@ -178,7 +178,7 @@ def release() -> None:
 
 def rows(work: Work, timed: Mapping[str, Timed], missing: Mapping[str, str]) -> list[Row]:
     """Write a row for each candidate: its times, the bytes that it moved, what was asked of it."""
-    base = timed[next(iter(timed))].medians if timed else []
+    base = next((timed[name].medians for name in work.candidates if name in timed), [])
     timings = {
         name: harness.Timing(name, one.medians, harness.ratios(base, one.medians))
         for name, one in timed.items()
