@@ -403,6 +403,11 @@ def rust_or_wheel(job: Job) -> Iterator[str]:
             yield str(missing)
 
 
+def bash(_: Job) -> Iterator[str]:
+    if shutil.which("bash", path=plain_variables()["PATH"]) is None:
+        yield "bash is missing, which this task's script is for: run it on Linux"
+
+
 @task("digits", environment, rust)
 def digits(job: Job) -> None:
     """Install the package and train it on handwritten digits; pictures in runs/digits."""
@@ -523,6 +528,17 @@ def bench_training(job: Job) -> None:
     """Train beside plain torch and pythae (after --: options of benches/bench_training.py)."""
     job.environment.install_package("bench,peers")
     job.environment.run("benches/bench_training.py", *job.rest)
+
+
+@task("gpu", environment, bash, rust_or_wheel)
+def gpu(job: Job) -> None:
+    """Run all that needs a CUDA device (after --: parts of benches/gpu.sh; --wheel: without Rust)."""
+    if job.wheel:
+        job.environment.install_wheel(only_wheel(job.wheel), "bench,test")
+    else:
+        job.environment.install_package("bench,test")
+    variables = {**job.environment.variables(), "PYTHON": str(job.environment.python)}
+    run(["bash", "benches/gpu.sh", *job.rest], variables)
 
 
 @task("wheel", environment, rust)
@@ -656,7 +672,9 @@ def parse(argv: Sequence[str]) -> Tuple[List[str], Job]:
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="one or more of the tasks below")
     parser.add_argument("--env", metavar="PATH", help="the environment to use or make")
     parser.add_argument("--torch", metavar="BUILD", help="install torch's build for cpu, cu130, ...")
-    parser.add_argument("--wheel", metavar="PATH", type=Path, help="for test-wheel: a wheel that is built")
+    parser.add_argument(
+        "--wheel", metavar="PATH", type=Path, help="for test-wheel, gpu: a wheel that is built"
+    )
     options = parser.parse_intermixed_args(words)
     if not options.tasks:
         parser.print_help()

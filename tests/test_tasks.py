@@ -225,6 +225,7 @@ def test_without_a_task_all_are_listed(tasks: ModuleType, capsys: pytest.Capture
         "sanitize",
         "bench",
         "bench-training",
+        "gpu",
         "wheel",
         "test-wheel",
         "develop",
@@ -430,3 +431,23 @@ def test_a_wheel_is_tested_away_from_the_source(
     # Just before, the place that the package is imported from is checked with the same variables.
     assert seen[-2][0][1].endswith("from_wheel.py")
     assert seen[-2][1:3] == (variables, cwd)
+
+
+@POSIX
+def test_a_machine_with_cuda_needs_a_wheel_and_no_rust(
+    tasks: ModuleType, tools: Path, *, commands: list[list[str]], tmp_path: Path, capsys
+) -> None:
+    built = tmp_path / "fastvae-1-cp311-abi3-any.whl"
+    built.write_text("")
+    for name in ("cargo", "rustc", "cc"):
+        (tools / name).unlink()
+    environment = tmp_path / "env"
+    asked = ["gpu", "--env", str(environment), "--wheel", str(built), "--", "tests", "noise"]
+    assert tasks.main(asked) == 2
+    assert "bash is missing" in capsys.readouterr().err
+    _program(tools, "bash", "")
+    assert tasks.main(asked) == 0
+    assert commands[-1] == ["bash", "benches/gpu.sh", "tests", "noise"]
+    assert _pips(commands)[-2][-1] == f"{built.resolve()}[bench,test]"
+    assert tasks.main(["gpu", "--env", str(environment)]) == 2
+    assert "cargo is missing" in capsys.readouterr().err
