@@ -76,6 +76,9 @@ tests() {
     # Only the files that have such tests: the others may import what is not installed here.
     local files
     mapfile -t files < <(grep -lE 'mark\.gpu' tests/test_*.py)
+    if [ -d tests/device ]; then
+        files+=(tests/device) # all of them
+    fi
     if [ ${#files[@]} -eq 0 ]; then
         echo "tests/ has none that is marked gpu"
         return 1
