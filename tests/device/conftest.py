@@ -94,21 +94,3 @@ def kernel() -> Callable[..., Callable[..., object]]:
     from fastvae.ops.cuda import CUDA_KERNELS
 
     return CUDA_KERNELS.__getitem__ if INTERPRETED else lambda operator: operator
-
-
-@pytest.fixture(scope="session")
-def exact_fma() -> bool:
-    """Whether a fused multiply-add rounds once, as on every device: in older interpreters it does not."""
-    if not INTERPRETED:
-        return True
-    import triton
-    import triton.language as tl
-
-    @triton.jit
-    def fused(a, b, c, out):
-        at = tl.arange(0, 1)
-        tl.store(out + at, tl.fma(tl.load(a + at), tl.load(b + at), tl.load(c + at)))
-
-    near_one, out = torch.tensor([1 + 2.0**-12]), torch.zeros(1)
-    fused[(1,)](near_one, near_one, torch.tensor([-1.0]), out)
-    return out.item() == 2.0**-11 + 2.0**-24

@@ -61,22 +61,19 @@ def seed_on(device):
 
 @pytest.mark.parametrize("shape", [*SHAPES, (4, 1024), (1, 9001), (0, 5), (5, 0)])
 @pytest.mark.parametrize(("draw", "row_offset"), [(0, 0), (2**32 - 1, 2**40 + 7)])
-def test_noise_has_the_bits_of_the_cpu(device, kernel, exact_fma, shape, draw, row_offset):
+def test_noise_has_the_bits_of_the_cpu(device, kernel, shape, draw, row_offset):
     for operator in (noise_ops.schema.normal, noise_ops.schema.uniform):
         found = kernel(operator)(*shape, seed_on(device), draw, row_offset, None)
         expected = operator(*shape, torch.tensor(SEED), draw, row_offset, None)
-        if exact_fma or operator is noise_ops.schema.uniform:
-            assert_bits(found, expected)
-        else:
-            torch.testing.assert_close(found.cpu(), expected, rtol=2e-6, atol=1e-6)
+        assert_bits(found, expected)
 
 
-def test_listed_rows_have_their_own_noise(device, kernel, exact_fma):
+def test_listed_rows_have_their_own_noise(device, kernel):
     numbers = torch.tensor([5, 2**40, 7, 2**63 - 1, 0])
     for operator in (noise_ops.schema.normal, noise_ops.schema.uniform):
         found = kernel(operator)(5, 37, seed_on(device), 3, 0, numbers.to(device))
         expected = operator(5, 37, torch.tensor(SEED), 3, 0, numbers)
-        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0 if exact_fma else 1e-5)
+        assert_bits(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
@@ -106,9 +103,7 @@ def test_seeds_fold_in_as_on_the_cpu(device, kernel):
 
 
 @pytest.mark.parametrize(("shape", "dtype"), CASES)
-def test_samples_have_the_bits_of_the_cpu(device, kernel, exact_fma, shape, dtype):
-    if not exact_fma:
-        pytest.skip("this interpreter rounds a fused multiply-add twice")
+def test_samples_have_the_bits_of_the_cpu(device, kernel, shape, dtype):
     mu, logvar = latent(shape, dtype, extreme=True)
     arguments = (3, 9, 1)
     z = kernel(reparametrize.schema.reparametrize)(
@@ -123,9 +118,7 @@ def test_samples_have_the_bits_of_the_cpu(device, kernel, exact_fma, shape, dtyp
 
 
 @pytest.mark.parametrize(("shape", "dtype"), CASES)
-def test_the_kl_of_an_element_has_the_bits_of_the_cpu(device, kernel, exact_fma, shape, dtype):
-    if not exact_fma:
-        pytest.skip("this interpreter rounds a fused multiply-add twice")
+def test_the_kl_of_an_element_has_the_bits_of_the_cpu(device, kernel, shape, dtype):
     mu, logvar = latent(shape, dtype, extreme=True)
     found = kernel(gaussian_kl.schema.gaussian_kl)(mu.to(device), logvar.to(device), 1, "none")
     assert_bits(found, gaussian_kl.schema.gaussian_kl(mu, logvar, 1, "none"))
@@ -133,7 +126,7 @@ def test_the_kl_of_an_element_has_the_bits_of_the_cpu(device, kernel, exact_fma,
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("shape", "dtype"), CASES)
-def test_sample_and_kl_together(device, kernel, exact_fma, shape, dtype, reduction):
+def test_sample_and_kl_together(device, kernel, shape, dtype, reduction):
     mu, logvar = latent(shape, dtype)
     here = (mu.to(device), logvar.to(device), seed_on(device), 3, 9, 1, reduction)
     forward, backward = (
@@ -151,9 +144,6 @@ def test_sample_and_kl_together(device, kernel, exact_fma, shape, dtype, reducti
         grad_kl.to(device), mu.to(device), logvar.to(device), 1, reduction
     )
     expected_of_kl = gaussian_kl.schema.gaussian_kl_backward(grad_kl, mu, logvar, 1, reduction)
-    if not exact_fma:
-        torch.testing.assert_close(kl.cpu(), expected_kl, rtol=1e-5, atol=1e-6)
-        return
     assert_bits(z, expected_z)
     assert_sums(kl, expected_kl, reduction)
     for found, wanted in zip((*grads, *of_kl), (*expected, *expected_of_kl), strict=True):
@@ -165,9 +155,7 @@ def test_sample_and_kl_together(device, kernel, exact_fma, shape, dtype, reducti
     ("shape", "group_size"), [((3, 40), 1), ((3, 40), 2), ((3, 42), 3), ((5, 64), 64), ((2, 6000), 8)]
 )
 @pytest.mark.parametrize("reduction", ["sample", "sum"])
-def test_free_bits(device, kernel, exact_fma, shape, group_size, dtype, reduction):
-    if not exact_fma:
-        pytest.skip("this interpreter rounds a fused multiply-add twice")
+def test_free_bits(device, kernel, shape, group_size, dtype, reduction):
     mu, logvar = latent(shape, dtype)
     mu[0, :3] = logvar[0, :3] = 0
     floor = 0.7 * group_size
@@ -236,10 +224,8 @@ def laid(kind: str, tensor: torch.Tensor) -> torch.Tensor:
     values=st.integers(0, 2**32),
 )
 def test_wherever_the_tensors_lie(
-    device, kernel, exact_fma, rows, columns, dtype, kinds, reduction, draw, row_offset, values
+    device, kernel, rows, columns, dtype, kinds, reduction, draw, row_offset, values
 ):
-    if not exact_fma:
-        pytest.skip("this interpreter rounds a fused multiply-add twice")
     torch.manual_seed(values)
     mu, logvar = latent((rows, columns), dtype)
     grad_z = torch.randn(rows, columns).to(dtype)
@@ -315,8 +301,8 @@ def test_a_sum_has_the_same_bits_each_time(device, kernel):
         assert torch.equal(first, second)
 
 
-def test_the_numbers_of_the_contract(device, kernel, exact_fma):
+def test_the_numbers_of_the_contract(device, kernel):
     """docs/noise.md on the device: the seed of the document's own test."""
     found = kernel(noise_ops.schema.normal)(2, 8, torch.tensor(7, device=device), 1, 0, None)
     expected = noise.normal((2, 8), 7, draw=1)
-    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0 if exact_fma else 1e-5)
+    assert_bits(found, expected)
