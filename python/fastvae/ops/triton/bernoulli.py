@@ -47,7 +47,7 @@ def halved(distance, growth, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     return both(distance, growth, other_distance, other_growth)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["data_rows"])
 def forward(
     logits,
     data,
@@ -96,7 +96,7 @@ def forward(
         tl.store(log_prob + row * programs + along, const(nats, 0.0, 0.0) - nats, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["data_rows"])
 def backward(
     logits,
     data,

@@ -32,7 +32,7 @@ def standardized(mean, x, inverse, MAX: tl.constexpr):
     return steps * const(mean, 1.0 / MAX, 1.0 / MAX) * inverse
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["data_rows"])
 def forward(
     mean,
     logvar,
@@ -96,7 +96,7 @@ def forward(
         tl.store(log_prob + row * programs + along, of_row.to(log_prob.dtype.element_ty), mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["data_rows"])
 def backward(
     mean,
     logvar,
