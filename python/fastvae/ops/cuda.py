@@ -35,6 +35,9 @@ TILE = 1024
 MOST_STEPS = 8
 """Tiles that are added up in the type itself; from there on sums are in float64."""
 
+LIKELIHOOD_WIDTH = 128
+"""Columns of the tiles of a likelihood: a row of 784 takes several steps, and the last has few idle columns."""
+
 CUDA_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 """The function behind each operator that has a kernel for CUDA."""
 

@@ -108,28 +108,27 @@ def sum_event(terms: Tensor, event_dims: int) -> Tensor:
     return terms.sum(dim=tuple(range(terms.dim() - event_dims, terms.dim())))
 
 
-def target_rows(
+def target_matrix(
     target: Tensor, target_max: int, parameters: Tensor, event_dims: int
-) -> tuple[Tensor, tuple[int, int, int, int]]:
-    """A target as rows, with the (address, row stride, rows, byte that stands for 1) that the kernels take.
+) -> tuple[Tensor, int, int]:
+    """A target of the device of the parameters as rows of bytes or floats, their distance and their number.
 
-    The last is 0 for floats. Whoever calls an operator directly gets here unchecked.
+    Whoever calls an operator directly gets here unchecked.
     """
     leading = parameters.dim() - target.dim()
     opmath = OPMATH[parameters.dtype]
     if (
         target.dtype not in {torch.uint8, torch.bool, opmath}
-        or not target.is_cpu
+        or target.device != parameters.device
         or leading < 0
         or target.dim() < event_dims
         or target.shape != parameters.shape[leading:]
     ):
         raise ValueError(
             f"target must be a uint8, bool or {opmath} tensor with the trailing axes of "
-            f"{tuple(parameters.shape)} on the CPU, got {target.dtype} of {tuple(target.shape)} on "
-            f"{target.device}"
+            f"{tuple(parameters.shape)} on {'the CPU' if parameters.is_cpu else parameters.device}, got "
+            f"{target.dtype} of {tuple(target.shape)} on {target.device}"
         )
-    floating = target.is_floating_point()
     if not 1 <= target_max <= LARGEST_BYTE or (target_max != 1 and target.dtype is not torch.uint8):
         raise ValueError(f"target_max={target_max} does not fit a target of {target.dtype}")
     while target.dim() > event_dims and target.stride(0) == 0:
@@ -137,8 +136,20 @@ def target_rows(
     if target.dtype is torch.bool:
         target = target.view(torch.uint8)
     rows = math.prod(target.shape[: target.dim() - event_dims])
-    target, stride = as_rows(target, event_dims)
-    return target, (address(target), stride, rows, 0 if floating else target_max)
+    target, step = as_rows(target, event_dims)
+    address(target)  # raises where the storage does not reach that far
+    return target, step, rows
+
+
+def target_rows(
+    target: Tensor, target_max: int, parameters: Tensor, event_dims: int
+) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """A target as rows, with the (address, row stride, rows, byte that stands for 1) that the kernels take.
+
+    The last is 0 for floats.
+    """
+    target, step, rows = target_matrix(target, target_max, parameters, event_dims)
+    return target, (target.data_ptr(), step, rows, 0 if target.is_floating_point() else target_max)
 
 
 def event_rows(parameters: Tensor, target: Tensor, event_dims: int) -> tuple[int, str]:

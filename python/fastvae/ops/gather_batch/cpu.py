@@ -84,7 +84,7 @@ def _gather(
     # The tensors are bound to names so that their memory outlives the call.
     index = _numbers("index", index, count)
     columns = math.prod(shape)
-    step = columns if data.is_contiguous() else _row_step(data)
+    step = columns if data.is_contiguous() else row_step(data)
     if step is None or data.is_neg():
         _check_range(index, samples)
         out.copy_(reference.gather_batch(data, index, rows, seed, draw, data_max, binarize, out.dtype))
@@ -109,7 +109,7 @@ def _gather(
     )
 
 
-def _row_step(data: Tensor) -> int | None:
+def row_step(data: Tensor) -> int | None:
     """The distance of rows that have unit stride within, in elements; None if they have not.
 
     What has not is gathered by the reference: a copy of a whole data set for every batch is not to be had.

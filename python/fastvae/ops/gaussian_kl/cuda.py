@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from fastvae.ops.cuda import (
     OPTIONS,
     DeviceMatrix,
+    Tiles,
     cuda_kernel,
     kernels,
     seed_pointer,
@@ -57,14 +60,8 @@ def forward(
     module = kernels("latent")
     if reduction is None:
         kind, cut, out = module.NO_KL, tiles(rows, columns), z
-    elif reduction == "none":
-        kind, cut, out = module.ELEMENTS, tiles(rows, columns), empty_kl(mu, event_dims, reduction)
-    elif reduction == "dimension":
-        kind, cut = module.COLUMN_SUMS, tiles_of_columns(rows, columns)
-        out = torch.empty((cut.programs, columns), dtype=opmath, device=mu.device)
     else:
-        kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns)
-        out = torch.empty((rows, cut.programs), dtype=opmath, device=mu.device)
+        kind, cut, out = _landing(module, matrix, reduction)
     seed, draw, row_offset = noise or Draw(mu, 0, 0)
     module.forward[cut.grid](
         mu,
@@ -89,12 +86,32 @@ def forward(
         COLUMNS=cut.columns,
         **OPTIONS,
     )
-    if reduction in {None, "none"}:
-        return z, out
+    return z, out if reduction is None else _landed(out, matrix, reduction)
+
+
+def _landing(module: ModuleType, matrix: DeviceMatrix, reduction: str) -> tuple[Any, Tiles, Tensor]:
+    """What a kernel makes of the KL, how the work is cut for that, and where it goes."""
+    rows, columns = matrix.rows, matrix.columns
+    if reduction == "none":
+        shape: Sequence[int] = matrix.shape
+        kind, cut = module.ELEMENTS, tiles(rows, columns)
+    elif reduction == "dimension":
+        kind, cut = module.COLUMN_SUMS, tiles_of_columns(rows, columns)
+        shape = (cut.programs, columns)
+    else:
+        kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns)
+        shape = (rows, cut.programs)
+    return kind, cut, torch.empty(shape, dtype=matrix.opmath, device=matrix.device)
+
+
+def _landed(out: Tensor, matrix: DeviceMatrix, reduction: str) -> Tensor:
+    """The KL from what the programs left."""
+    if reduction == "none":
+        return out
     if reduction == "sum":
-        return z, total(out, None, opmath)
-    kl = total(out, 0 if reduction == "dimension" else 1, opmath)
-    return z, kl.reshape(reduced_shape(matrix.shape, event_dims, str(reduction)))
+        return total(out, None, matrix.opmath)
+    kl = total(out, 0 if reduction == "dimension" else 1, matrix.opmath)
+    return kl.reshape(reduced_shape(matrix.shape, matrix.event_dims, reduction))
 
 
 def backward(
@@ -221,3 +238,86 @@ def gaussian_kl_backward(
         free_bits=free_bits,
         group_size=group_size,
     )
+
+
+@cuda_kernel(schema.gaussian_kl_prior, reference.gaussian_kl_prior)
+def gaussian_kl_prior(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor, event_dims: int, reduction: str
+) -> Tensor:
+    """KL from a Gaussian prior, in one pass."""
+    if not mu.numel():
+        return empty_kl(mu, event_dims, reduction).zero_()
+    matrix = DeviceMatrix(mu, event_dims)
+    mu, mu_step = matrix.strided("mu", mu)
+    logvar, logvar_step = matrix.strided("logvar", logvar)
+    prior_mu, prior_mu_step = matrix.strided("prior_mu", prior_mu)
+    prior_logvar, prior_logvar_step = matrix.strided("prior_logvar", prior_logvar)
+    module = kernels("prior")
+    kind, cut, out = _landing(module, matrix, reduction)
+    module.forward[cut.grid](
+        mu,
+        logvar,
+        prior_mu,
+        prior_logvar,
+        out,
+        matrix.rows,
+        matrix.columns,
+        mu_step,
+        logvar_step,
+        prior_mu_step,
+        prior_logvar_step,
+        cut.programs,
+        cut.steps,
+        MATH=module.DTYPES[matrix.opmath],
+        KL=kind.value,
+        ROWS=cut.rows,
+        COLUMNS=cut.columns,
+        **OPTIONS,
+    )
+    return _landed(out, matrix, reduction)
+
+
+@cuda_kernel(schema.gaussian_kl_prior_backward, reference.gaussian_kl_prior_backward)
+def gaussian_kl_prior_backward(
+    grad_kl: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor,
+    prior_logvar: Tensor,
+    event_dims: int,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients with respect to the four parameters, in one pass."""
+    grads = (empty_latent(mu), empty_latent(logvar), empty_latent(prior_mu), empty_latent(prior_logvar))
+    if not mu.numel():
+        return grads
+    matrix = DeviceMatrix(mu, event_dims)
+    mu, mu_step = matrix.strided("mu", mu)
+    logvar, logvar_step = matrix.strided("logvar", logvar)
+    prior_mu, prior_mu_step = matrix.strided("prior_mu", prior_mu)
+    prior_logvar, prior_logvar_step = matrix.strided("prior_logvar", prior_logvar)
+    grad_kl, grad_kl_step, by_column = matrix.strided_grad("grad_kl", grad_kl, reduction)
+    module = kernels("prior")
+    cut = tiles(matrix.rows, matrix.columns)
+    module.backward[cut.grid](
+        mu,
+        logvar,
+        prior_mu,
+        prior_logvar,
+        grad_kl,
+        *grads,
+        matrix.rows,
+        matrix.columns,
+        mu_step,
+        logvar_step,
+        prior_mu_step,
+        prior_logvar_step,
+        grad_kl_step,
+        cut.programs,
+        MATH=module.DTYPES[matrix.opmath],
+        KL_BY_COLUMN=bool(by_column),
+        ROWS=cut.rows,
+        COLUMNS=cut.columns,
+        **OPTIONS,
+    )
+    return grads
