@@ -45,7 +45,7 @@ def bernoulli_log_prob(logits: Tensor, target: Tensor, target_max: int, event_di
         logits_step,
         target_step,
         cut.programs,
-        cut.steps,
+        STEPS=cut.steps,
         MATH=module.DTYPES[matrix.opmath],
         KIND=kind.value,
         MAX=target_max,

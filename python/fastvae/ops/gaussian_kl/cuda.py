@@ -267,7 +267,7 @@ def gaussian_kl_prior(
         prior_mu_step,
         prior_logvar_step,
         cut.programs,
-        cut.steps,
+        STEPS=cut.steps,
         MATH=module.DTYPES[matrix.opmath],
         KL=kind.value,
         ROWS=cut.rows,

@@ -58,7 +58,7 @@ def forward(
     logits_step,
     data_step,
     programs,
-    steps,
+    STEPS: tl.constexpr,
     MATH: tl.constexpr,
     KIND: tl.constexpr,
     MAX: tl.constexpr,
@@ -70,11 +70,11 @@ def forward(
 
     It is x log p + (1 - x) log(1 - p). The data are over ``MAX``, and ``SHARED`` where they have fewer rows.
     """
-    first_row, first_column, along, _ = place(programs, steps, rows, columns, False, ROWS, COLUMNS)
+    first_row, first_column, along, _ = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     data_at = data_row(row, data_rows, SHARED) * data_step
     distance, growth = tl.zeros([ROWS, COLUMNS], MATH), tl.zeros([ROWS, COLUMNS], MATH)
-    for step in range(steps):
+    for step in range(STEPS):
         column = first_column + step * COLUMNS + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         logit = tl.load(logits + row[:, None] * logits_step + column[None, :], mask=inside, other=0.0)
@@ -117,7 +117,7 @@ def backward(
     COLUMNS: tl.constexpr,
 ):
     """The gradient of :func:`forward` with respect to the logits, x - sigmoid(l)."""
-    first_row, start, _, _ = place(across, 1, rows, columns, False, ROWS, COLUMNS)
+    first_row, start, _, _ = place(across, 1, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]

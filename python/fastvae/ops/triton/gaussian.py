@@ -45,7 +45,7 @@ def forward(
     logvar_step,
     data_step,
     programs,
-    steps,
+    STEPS: tl.constexpr,
     MATH: tl.constexpr,
     KIND: tl.constexpr,
     ONE_LOGVAR: tl.constexpr,
@@ -59,14 +59,14 @@ def forward(
     It is -1/2 (logvar + (x - mean)^2 e^-logvar + ln(2 pi)). ``ONE_LOGVAR`` is for all elements. The data are
     over ``MAX``, and ``SHARED`` where they have fewer rows.
     """
-    first_row, first_column, along, _ = place(programs, steps, rows, columns, False, ROWS, COLUMNS)
+    first_row, first_column, along, _ = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     data_at = data_row(row, data_rows, SHARED) * data_step
     if ONE_LOGVAR:
         l = tl.load(logvar + tl.zeros([1, 1], tl.int32))
         inverse = inverse_deviation(l)
     total = tl.zeros([ROWS, COLUMNS], MATH)
-    for step in range(steps):
+    for step in range(STEPS):
         column = first_column + step * COLUMNS + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         m = tl.load(mean + row[:, None] * mean_step + column[None, :], mask=inside, other=0.0).to(MATH)
@@ -88,7 +88,7 @@ def forward(
             total += tl.fma(scaled, scaled, l)
     if KIND == ROW_SUMS:
         # What every element adds is added once, in float64.
-        count = tl.minimum(columns - first_column, steps * COLUMNS).to(tl.float64)
+        count = tl.minimum(columns - first_column, STEPS * COLUMNS).to(tl.float64)
         constant = tl.full([1], LN_2_PI, tl.float64)
         if ONE_LOGVAR:
             constant += tl.reshape(l, [1]).to(tl.float64)
@@ -112,7 +112,7 @@ def backward(
     data_step,
     grad_step,
     programs,
-    steps,
+    STEPS: tl.constexpr,
     MATH: tl.constexpr,
     BY_COLUMN: tl.constexpr,
     ONE_LOGVAR: tl.constexpr,
@@ -125,13 +125,13 @@ def backward(
 
     Of the ``ONE_LOGVAR`` each program leaves what it has of the sum over everything, in float64.
     """
-    first_row, first_column, _, _ = place(programs, steps, rows, columns, False, ROWS, COLUMNS)
+    first_row, first_column, _, _ = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     data_at = data_row(row, data_rows, SHARED) * data_step
     if ONE_LOGVAR:
         inverse = inverse_deviation(tl.load(logvar + tl.zeros([1, 1], tl.int32)))
     total = tl.zeros([ROWS, COLUMNS], MATH)
-    for step in range(steps):
+    for step in range(STEPS):
         column = first_column + step * COLUMNS + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         m = tl.load(mean + row[:, None] * mean_step + column[None, :], mask=inside, other=0.0).to(MATH)

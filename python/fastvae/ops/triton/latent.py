@@ -101,7 +101,9 @@ def forward(
     if KL == COLUMN_SUMS:
         column = first_column + tl.arange(0, COLUMNS)
         place_of_band = along.to(tl.int64) * columns
-        tl.store(kl + place_of_band + column, 0.5 * tl.sum(total, 0), mask=column < columns)
+        # There may be many rows: their sum is in float64, as on the CPU.
+        of_band = (0.5 * tl.sum(total.to(tl.float64), 0)).to(MATH)
+        tl.store(kl + place_of_band + column, of_band, mask=column < columns)
 
 
 @triton.jit(do_not_specialize=["draw", "row_offset"])
