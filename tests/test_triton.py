@@ -21,7 +21,8 @@ from fastvae.ops import (
     reparametrize_log_weight,
 )
 from fastvae.ops import noise as noise_ops
-from fastvae.ops.cuda import CUDA_KERNELS
+from fastvae.ops.cuda import CUDA_KERNELS, OPTIONS, TILE
+from fastvae.ops.noise import reference
 
 triton = pytest.importorskip("triton", reason="needs Triton: pip install 'fastvae[test]' brings it on Linux")
 
@@ -186,3 +187,13 @@ def test_neighbours_are_written_together(compiled):
     assert "st.global.v4" in ptx
     assert "ld.global.v4" in ptx
     assert ".shared" not in ptx
+
+
+def test_nothing_is_fused_but_what_the_contract_fuses(compiled):
+    """A compiler that fused a product and a sum by itself would have more of them."""
+    (ptx,) = compiled(noise_ops.schema.normal, 64, 1024, torch.tensor(1), 0, 0, None)
+    of_a_pair = (len(reference.LOG) - 1) + 1 + 1 + (len(reference.SIN) - 1) + (len(reference.COS) - 1)
+    pairs_of_a_thread = TILE // (32 * OPTIONS["num_warps"]) // 2
+    assert len(re.findall(r"\bfma\.rn\.f32\b", ptx)) == of_a_pair * pairs_of_a_thread
+    (ptx,) = compiled(noise_ops.schema.uniform, 64, 1024, torch.tensor(1), 0, 0, None)
+    assert "fma" not in ptx
