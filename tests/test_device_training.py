@@ -331,6 +331,26 @@ def test_ctrl_c_between_replays_gives_what_there_is(recorders, monkeypatch):
     assert (recorders[0].entered, recorders[0].replays) == (0, 8 - 1 - WARM_UP)
 
 
+def test_ctrl_c_in_a_replay_skips_no_step(recorders, monkeypatch):
+    """The host waits in the launch of a graph, so it has not counted what the device has done."""
+
+    class Interrupted(TapeRecorder):
+        def __call__(self, work):
+            replay, calls = super().__call__(work), iter(range(3))
+
+            def launch():
+                replay()
+                if next(calls) == 2:
+                    raise KeyboardInterrupt
+
+            return launch
+
+    monkeypatch.setattr(loop, "CudaRecorder", Interrupted)
+    result = run(compile="graph")
+    assert result.interrupted
+    assert [record["skipped_steps"] for record in result.history] == [0, 0]
+
+
 class Broken(TapeRecorder):
     """A recorder that ends in the middle of the work."""
 
@@ -532,6 +552,20 @@ def test_only_batches_of_the_first_ones_size_are_compiled(monkeypatch):
     assert compiled == [16, 16, 16] * 2
     monkeypatch.undo()
     assert_same_run(result, run(compile=False, warmup=0.5, epochs=2))
+
+
+def test_every_training_of_a_process_is_compiled():
+    """torch.compile gives up on a function that it has compiled for eight different models."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiler = torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch, "compile", lambda function, **_: compiler(function, backend="eager", dynamic=False)
+        )
+        for width in range(3, 13):
+            run(compile="inductor", hidden_dims=(width,), validation=None)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 10
 
 
 def test_a_compiler_that_fails_says_how_to_do_without(monkeypatch):

@@ -7,6 +7,8 @@ device, a row for each step of the epoch, and the graph reads them at a position
 
 from __future__ import annotations
 
+import functools
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -63,7 +65,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _stream_of(device, threading.get_ident())
         self._current = torch.cuda.stream(self._stream)
 
     def __enter__(self) -> None:
@@ -77,9 +79,9 @@ class CudaRecorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Go back to the caller's stream, which waits for this one."""
+        """Go back to the caller's stream once all work is done: after Ctrl-C a replay may still run."""
         self._current.__exit__(kind, error, traceback)
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        self._stream.synchronize()
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture the work; see :class:`torch.cuda.graph`. Dropout in it draws anew at each replay."""
@@ -100,6 +102,13 @@ class CudaRecorder:
         finally:
             broken = None  # its frames hold this one, and tensors of the capture
         return graph.replay
+
+
+@functools.cache
+def _stream_of(device: torch.device, thread: int) -> torch.cuda.Stream:
+    """One stream for all trainings of a thread: libraries and the allocator keep memory for each they see."""
+    del thread  # two trainings at a time must not share one
+    return torch.cuda.Stream(device)
 
 
 class CapturedSteps(Steps):
@@ -166,9 +175,9 @@ class CapturedSteps(Steps):
         traceback: TracebackType | None,
     ) -> None:
         """End the training and give the memory of the graph back."""
+        self._recorder.__exit__(kind, error, traceback)
         self._replay = None
         self._step.model.zero_grad(set_to_none=True)  # the last gradients are in it
-        self._recorder.__exit__(kind, error, traceback)
 
     def epoch(self, epoch: int, batches: Iterator[Tensor]) -> Iterator[int]:
         """See :meth:`~fastvae.training.step.Steps.epoch`; resident data is gathered without ``batches``."""

@@ -99,7 +99,8 @@ class EpochTotals:
         """Wait for the device and give the averages; NaN where every step was skipped."""
         # What waits goes on waiting: the order of the sum must not depend on who looks when.
         recon, kl, samples, kept = (self._sums + self._pending_sums()).tolist()
-        skipped = self.steps - int(kept)
+        # Ctrl-C may come when the device has a step that the host has not counted yet.
+        skipped = max(self.steps - int(kept), 0)
         if samples == 0:
             return Means(math.nan, math.nan, 0, skipped)
         return Means(recon / samples, kl / samples, int(samples), skipped)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import TracebackType
-from typing import NamedTuple
+from types import FunctionType, TracebackType
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,9 @@ class Step:
         self._bound = _bound(model, settings, device)
         # A seed is the same for every code that draws by it: compiled dropout draws what eager dropout does.
         self._compiled = (
-            torch.compile(self._bound, dynamic=False, options={"fallback_random": True}) if inductor else None
+            torch.compile(_on_its_own(self._bound), dynamic=False, options={"fallback_random": True})
+            if inductor
+            else None
         )
         self._compiled_size: int | None = None
 
@@ -198,6 +200,12 @@ AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 def _on(device: torch.device, number: float | Tensor, dtype: torch.dtype) -> Tensor:
     """A number on the device, by an operation that does not wait for it."""
     return number if isinstance(number, Tensor) else torch.full((), number, dtype=dtype, device=device)
+
+
+def _on_its_own(function: _Bound) -> _Bound:
+    """The function with a code object that no other has: compiled code is counted, and limited, by that."""
+    plain = cast("FunctionType", function)
+    return FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__, None, plain.__closure__)
 
 
 def _safe_for_one(batch_norms: Sequence[nn.Module], size: int) -> AbstractContextManager[None]:
