@@ -99,7 +99,7 @@ def fastvae_step(name: str) -> harness.Candidate:
         x, step = next(batches), next(steps)
         beta = kl_weight(step, ROWS // BATCH, beta=settings.beta, warmup=settings.warmup)
         terms = model(x, noise.fold_in(settings.seed, step))
-        skipped = optimizer.step(-elbo(terms.recon, terms.kl, beta))
+        skipped = optimizer.step(elbo(terms.recon, terms.kl, beta), maximize=True)
         totals.add(terms, skipped)
         progress.advance(len(x), "1/1", totals.read)
 

@@ -108,4 +108,4 @@ class EpochTotals:
 
 def _kept(steps: Tensor, skipped: Tensor) -> Tensor:
     """Zeros in place of what was skipped; not a product, as that may be infinite."""
-    return torch.where(skipped == 0, steps, steps.new_zeros(()))
+    return torch.where(skipped == 0, steps, 0.0)

@@ -59,14 +59,17 @@ class CautiousAdam:
                 groups.setdefault((own, parameter.dtype), _Group([], *rates)).states.append(state)
                 self._states.append(state)
         self._groups = list(groups.values())
+        self._numbers = dict[tuple[float, torch.dtype, torch.device], Tensor]()
 
-    def step(self, loss: Tensor) -> Tensor:
+    def step(self, loss: Tensor, *, maximize: bool = False) -> Tensor:
         """Differentiate and update.
 
         Parameters
         ----------
         loss : Tensor
             A scalar, to be minimised.
+        maximize : bool
+            It is to be maximised instead.
 
         Returns
         -------
@@ -75,9 +78,10 @@ class CautiousAdam:
         """
         for state in self._states:
             state.parameter.grad = None
-        loss.backward()
+        # Beginning with -1 is a negation less, forward and backward, and with a number that is there already.
+        loss.backward(self._number(-1.0 if maximize else 1.0, loss))
         with torch.no_grad():
-            skipped = _found_inf(loss.detach(), _gradients(self._states))
+            skipped = self._found_inf(loss.detach(), _gradients(self._states))
             counted = 1 - skipped
             for states, learning_rate, weight_decay in self._groups:
                 used = [state for state in states if state.parameter.grad is not None]
@@ -105,18 +109,24 @@ class CautiousAdam:
                 )
         return skipped
 
+    def _found_inf(self, loss: Tensor, gradients: list[Tensor]) -> Tensor:
+        """1 if the loss or a gradient is not finite, else 0, a float32 scalar on the device."""
+        tensors = [loss, *gradients]
+        plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
+        if plain and loss.device.type in {"cpu", "cuda"}:
+            found = torch.zeros((), dtype=torch.float32, device=loss.device)
+            # What torch's GradScaler does, one operation for all of them; it multiplies them by 1.
+            torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, self._number(1.0, found))
+            return found
+        norm = nn.utils.get_total_norm(gradients)
+        return (~(loss.isfinite() & norm.isfinite())).to(torch.float32)
 
-def _found_inf(loss: Tensor, gradients: list[Tensor]) -> Tensor:
-    """1 if the loss or a gradient is not finite, else 0, a float32 scalar on the device."""
-    tensors = [loss, *gradients]
-    plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
-    if plain and loss.device.type in {"cpu", "cuda"}:
-        found = torch.zeros((), dtype=torch.float32, device=loss.device)
-        # What torch's GradScaler does, one operation for all of them; it multiplies them by 1.
-        torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones_like(found))
-        return found
-    norm = nn.utils.get_total_norm(gradients)
-    return (~(loss.isfinite() & norm.isfinite())).to(torch.float32)
+    def _number(self, value: float, like: Tensor) -> Tensor:
+        """A scalar of the dtype and device of another, made once and only read."""
+        key = value, like.dtype, like.device
+        if key not in self._numbers:
+            self._numbers[key] = torch.full((), value, dtype=like.dtype, device=like.device)
+        return self._numbers[key]
 
 
 def _gradients(states: Sequence[_State]) -> list[Tensor]:

@@ -92,10 +92,10 @@ class Step:
         """
         if self._compiled is None or self._compiled_size not in {None, len(x)}:
             with _safe_for_one(self._batch_norms, len(x)):
-                loss, recon, kl = self._bound(x, seed, weight)
+                objective, recon, kl = self._bound(x, seed, weight)
         else:
-            loss, recon, kl = self._run_compiled(self._compiled, x, seed, weight)
-        return Terms(recon.detach(), kl.detach()), self._optimizer.step(loss)
+            objective, recon, kl = self._run_compiled(self._compiled, x, seed, weight)
+        return Terms(recon.detach(), kl.detach()), self._optimizer.step(objective, maximize=True)
 
     def _run_compiled(
         self, compiled: _Bound, x: Tensor, seed: int | Tensor, weight: float | Tensor
@@ -173,7 +173,7 @@ class Steps:
 
 
 _Bound = Callable[[Tensor, int | Tensor, float | Tensor], tuple[Tensor, Tensor, Tensor]]
-"""From a batch, a seed and the weight of the KL to the loss and the two terms."""
+"""From a batch, a seed and the weight of the KL to the bound, to be maximised, and its two terms."""
 
 
 def _bound(model: VAE, settings: Settings, device: torch.device) -> _Bound:
@@ -188,7 +188,7 @@ def _bound(model: VAE, settings: Settings, device: torch.device) -> _Bound:
             with torch.autocast(device.type, dense, cache_enabled=False):
                 terms = model(x, seed, free_bits=free_bits)
         kl = terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
-        return -elbo(terms.recon, kl, weight), terms.recon, terms.kl
+        return elbo(terms.recon, kl, weight), terms.recon, terms.kl
 
     return bound
 
