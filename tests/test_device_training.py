@@ -944,7 +944,7 @@ def test_a_step_mixes_no_devices(monkeypatch, steps_of, likelihood, changes):
             **changes,
         }
     )
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         data = ResidentData(torch.empty(130, 12, dtype=torch.uint8), name="data", pixels=True)
         spec = ModelSpec(input_shape=(12,), latent_dim=3, likelihood=name, variance=variance)
         with elsewhere:
