@@ -21,7 +21,7 @@ from fastvae.ops import (
     reparametrize_log_weight,
 )
 from fastvae.ops import noise as noise_ops
-from fastvae.ops.cuda import CUDA_KERNELS, OPTIONS, TILE
+from fastvae.ops.cuda import CUDA_KERNELS, OPTIONS, TILE, compiles_for
 from fastvae.ops.noise import reference
 
 triton = pytest.importorskip("triton", reason="needs Triton: pip install 'fastvae[test]' brings it on Linux")
@@ -62,6 +62,24 @@ z, kl = F.reparametrize_kl(mu, logvar, seed=1)
 assert "triton" not in sys.modules, "it takes a second, for nothing"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_triton_that_cannot_start_is_done_without(monkeypatch):
+    """Where there is no C compiler for its launchers, say."""
+    from triton.runtime.driver import driver
+
+    class Broken:
+        def get_current_target(self):
+            raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(driver, "_active", Broken())
+    with pytest.warns(RuntimeWarning, match=r"Failed to find C compiler\): .* plain torch operations"):
+        assert not compiles_for.__wrapped__(0)
+    monkeypatch.setattr(driver, "_active", OneDevice(90))
+    assert compiles_for.__wrapped__(0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    assert not compiles_for.__wrapped__(0)
 
 
 class OneDevice:
@@ -135,8 +153,8 @@ def calls(dtype):
     pixels, index = torch.zeros(64, 1024, dtype=torch.uint8), torch.arange(64)
     z, weight = torch.zeros(8, 64, 1024, dtype=dtype), torch.zeros(8, 64, dtype=opmath)
     log_weight = reparametrize_log_weight.schema
-    yield reparametrize.schema.reparametrize, (mu, logvar, seed, 0, 0, 1)
-    yield reparametrize.schema.reparametrize_backward, (mu, logvar, seed, 0, 0, 1)
+    yield reparametrize.schema.reparametrize, (mu, logvar, seed, 1, 1, 1)
+    yield reparametrize.schema.reparametrize_backward, (mu, logvar, seed, 1, 1, 1)
     for reduction in ("none", "sample", "dimension"):
         yield gaussian_kl.schema.gaussian_kl, (mu, logvar, 1, reduction)
     yield reparametrize_kl.schema.reparametrize_kl, (mu, logvar, seed, 0, 0, 1, "sample")

@@ -14,13 +14,13 @@ from fastvae.ops import gaussian_kl, reparametrize, reparametrize_kl
 from fastvae.ops import noise as noise_ops
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SHAPES = [(1, 1), (3, 41), (128, 32), (70, 3), (2, 5000), (300, 20)]
+SHAPES = [(1, 1), (3, 41), (128, 32), (70, 3), (2, 5000), (2500, 2)]
 CASES = [
     (shape, dtype) for shape in SHAPES for dtype in DTYPES if dtype is DTYPES[0] or math.prod(shape) < 4000
 ]
 """Each dtype in the small shapes; the interpreter takes its time."""
 REDUCTIONS = ["none", "sample", "dimension", "sum"]
-SUM_BOUND = {torch.float64: 1e-14, torch.float32: 6e-7}
+SUM_BOUND = {torch.float64: 1e-14, torch.float32: 4e-7}
 """Of sums of positive terms: at most eight roundings one after the other and a tree over a tile."""
 EXTREMES = [
     *(0.0, -0.0, 1e-4, -1e-4, 1e-30, -1e-38, 80.0, -80.0, 88.7, -103.0, -110.0, 177.0, -177.4, 200.0, -200.0),
@@ -137,6 +137,9 @@ def test_sample_and_kl_together(device, kernel, shape, dtype, reduction):
     expected_z, expected_kl = forward(mu, logvar, torch.tensor(SEED), 3, 9, 1, reduction)
     alone = kernel(gaussian_kl.schema.gaussian_kl)(mu.to(device), logvar.to(device), 1, reduction)
     assert torch.equal(kl, alone)
+    # Autograd lets nobody change a view that an operator gives in place.
+    assert not kl._is_view()
+    assert not z._is_view()
     grad_z, grad_kl = torch.randn(shape).to(dtype), torch.randn_like(expected_kl)
     grads = kernel(backward)(grad_z.to(device), grad_kl.to(device), *here)
     expected = backward(grad_z, grad_kl, mu, logvar, torch.tensor(SEED), 3, 9, 1, reduction)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -26,8 +27,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 OLDEST_CAPABILITY = (7, 0)
 """What Triton compiles for."""
 
-OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
-"""How every kernel is compiled: a product and a sum that the compiler fuses would change bits."""
+OPTIONS = {"enable_fp_fusion": False, "num_warps": 4, "sanitize_overflow": False}
+"""How every kernel is compiled: a product and a sum that the compiler fuses would change bits, and Philox
+wraps around, which TRITON_DEBUG=1 would take for an error."""
 
 TILE = 1024
 """Elements that a program takes at a time: eight for each of its threads."""
@@ -50,8 +52,20 @@ def has_triton() -> bool:
 
 @functools.cache
 def compiles_for(index: int) -> bool:
-    """Whether Triton knows a CUDA device."""
-    return torch.cuda.get_device_capability(index) >= OLDEST_CAPABILITY
+    """Whether Triton knows a CUDA device and can start: it compiles its launchers with a C compiler."""
+    if torch.cuda.get_device_capability(index) < OLDEST_CAPABILITY:
+        return False
+    try:
+        importlib.import_module("triton.runtime.driver").driver.active.get_current_target()
+    except Exception as error:
+        warnings.warn(
+            f"Triton cannot start ({type(error).__name__}: {error}): the operations of fastvae run as plain "
+            "torch operations, which is right and slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def cuda_kernel(operator: OpOverload[..., Any], reference: Callable[..., Any]) -> Callable[[F], F]:
@@ -97,7 +111,10 @@ def next_power_of_two(n: int) -> int:
 
 
 class Tiles(NamedTuple):
-    """How a matrix is cut, by its shape alone: so the same sum has the same bits each time."""
+    """How a matrix is cut, by its shape alone and not by timing: so the same sum has the same bits each time.
+
+    Within a tile the order is Triton's, which goes by the alignment of the tensors too.
+    """
 
     rows: int
     """Of a tile."""
@@ -209,9 +226,35 @@ def seed_pointer(seed: Tensor, device: torch.device) -> Tensor:
     return seed
 
 
-def total(partials: Tensor, dim: int | None, dtype: torch.dtype) -> Tensor:
-    """Add up what programs left, in float64, and round once."""
-    if dim is not None and partials.shape[dim] == 1:
-        return partials.squeeze(dim)
-    wide = partials.sum(dtype=torch.float64) if dim is None else partials.sum(dim, dtype=torch.float64)
-    return wide.to(dtype)
+def check_draw(draw: int, row_offset: int, rows: int) -> None:
+    """Numbers of draws have 32 bits, those of rows 63."""
+    if not 0 <= draw < 2**32:
+        raise ValueError(f"draw must lie in [0, 2^32), got {draw}")
+    if not 0 <= row_offset <= 2**63 - rows:
+        raise ValueError(f"{rows} rows from row_offset={row_offset} on do not lie in [0, 2^63)")
+
+
+def check_apart(out: Tensor, *others: Tensor | None) -> None:
+    """Refuse memory to write to that is read as well: programs run in any order."""
+    first = out.data_ptr()
+    end = first + out.numel() * out.itemsize
+    for other in others:
+        if other is None or not other.numel():
+            continue
+        start = other.data_ptr()
+        last = sum((size - 1) * stride for size, stride in zip(other.shape, other.stride(), strict=True))
+        if start < end and first < start + (last + 1) * other.itemsize:
+            raise ValueError("an output shares memory with another tensor of the call")
+
+
+def total(partials: Tensor, dim: int | None, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Add up what programs left, in float64, and round once: a tensor of its own, not a view of another.
+
+    Autograd lets nobody change a view that an operator gives in place.
+    """
+    if dim is None:
+        partials = partials.sum(dtype=torch.float64).to(dtype)
+    elif partials.shape[dim] != 1:
+        partials = partials.sum(dim, dtype=torch.float64).to(dtype)
+    whole: Tensor = torch.ops.aten._unsafe_view.default(partials, shape)
+    return whole

@@ -54,7 +54,7 @@ def bernoulli_log_prob(logits: Tensor, target: Tensor, target_max: int, event_di
         COLUMNS=cut.columns,
         **OPTIONS,
     )
-    return total(out, 1, matrix.opmath).reshape(log_prob.shape) if event_dims else log_prob
+    return total(out, 1, matrix.opmath, log_prob.shape) if event_dims else log_prob
 
 
 @cuda_kernel(schema.bernoulli_log_prob_backward, reference.bernoulli_log_prob_backward)

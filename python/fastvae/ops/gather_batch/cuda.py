@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastvae.ops.cuda import OPTIONS, cuda_kernel, kernels, seed_pointer, tiles
+from fastvae.ops.cuda import OPTIONS, check_apart, cuda_kernel, kernels, seed_pointer, tiles
 from fastvae.ops.gather_batch import reference, schema
 from fastvae.ops.gather_batch.cpu import BATCH_CODES, DATA_CODES, row_step
 from fastvae.ops.layout import address
@@ -83,6 +83,7 @@ def _gather(
     if not out.numel():
         return
     address(data), address(out)
+    check_apart(out, data, index, rows, seed)
     if data.dtype is torch.bool:
         data = data.view(torch.uint8)
     module = kernels("gather")
@@ -107,8 +108,6 @@ def _gather(
         BINARIZE=kind.value,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        # Philox wraps around.
-        sanitize_overflow=False,
         **OPTIONS,
     )
 

@@ -13,6 +13,7 @@ from fastvae.ops.cuda import (
     OPTIONS,
     DeviceMatrix,
     Tiles,
+    check_draw,
     cuda_kernel,
     kernels,
     seed_pointer,
@@ -23,7 +24,7 @@ from fastvae.ops.cuda import (
 )
 from fastvae.ops.gaussian_kl import reference, schema
 from fastvae.ops.gaussian_kl.schema import empty_kl, empty_latent
-from fastvae.ops.layout import reduced_shape
+from fastvae.ops.layout import KL_CODES, reduced_shape
 
 
 class Draw(NamedTuple):
@@ -48,12 +49,16 @@ def forward(
     z = mu if noise is None else empty_latent(mu)
     if not mu.numel():
         return z, mu if reduction is None else empty_kl(mu, event_dims, reduction).zero_()
+    matrix = DeviceMatrix(mu, event_dims)
+    if noise is not None:
+        check_draw(noise.draw, noise.row_offset, matrix.rows)
+    if reduction is not None:
+        check_free_bits(free_bits, group_size, matrix.columns, reduction)
     if free_bits and group_size > 1:
         return (
             z if noise is None else forward(mu, logvar, event_dims, noise=noise)[0],
             _of_groups(mu, logvar, event_dims, str(reduction), free_bits, group_size),
         )
-    matrix = DeviceMatrix(mu, event_dims)
     mu, mu_step = matrix.strided("mu", mu)
     logvar, logvar_step = matrix.strided("logvar", logvar)
     rows, columns, opmath = matrix.rows, matrix.columns, matrix.opmath
@@ -108,10 +113,8 @@ def _landed(out: Tensor, matrix: DeviceMatrix, reduction: str) -> Tensor:
     """The KL from what the programs left."""
     if reduction == "none":
         return out
-    if reduction == "sum":
-        return total(out, None, matrix.opmath)
-    kl = total(out, 0 if reduction == "dimension" else 1, matrix.opmath)
-    return kl.reshape(reduced_shape(matrix.shape, matrix.event_dims, reduction))
+    dim = {"sum": None, "dimension": 0, "sample": 1}[reduction]
+    return total(out, dim, matrix.opmath, reduced_shape(matrix.shape, matrix.event_dims, reduction))
 
 
 def backward(
@@ -133,6 +136,10 @@ def backward(
         return grad_mu, grad_logvar
     matrix = DeviceMatrix(logvar, event_dims)
     rows, columns, opmath = matrix.rows, matrix.columns, matrix.opmath
+    if noise is not None:
+        check_draw(noise.draw, noise.row_offset, rows)
+    if grad_kl is not None:
+        check_free_bits(free_bits, group_size, columns, reduction)
     module = kernels("latent")
     logvar, logvar_step = matrix.strided("logvar", logvar)
     # What a kernel does without is never read.
@@ -182,6 +189,18 @@ def backward(
     return grad_mu, grad_logvar
 
 
+def check_free_bits(free_bits: float, group_size: int, columns: int, reduction: str) -> None:
+    """What the CPU's kernels refuse."""
+    if reduction not in KL_CODES:
+        raise ValueError(f"reduction must be one of {list(KL_CODES)}, got {reduction!r}")
+    if not free_bits:
+        return
+    if reduction not in {"sample", "sum"}:
+        raise ValueError("free bits go with a KL per sample or in total")
+    if group_size < 1 or columns % group_size:
+        raise ValueError(f"group_size must divide the {columns} columns of a row, got {group_size}")
+
+
 def _floor(like: Tensor, dtype: torch.dtype, free_bits: float) -> Tensor:
     """The free bits as a kernel reads them: as a plain argument they would be rounded to float32."""
     return torch.full((), free_bits, dtype=dtype, device=like.device) if free_bits else like
@@ -201,8 +220,8 @@ def _of_groups(
     groups = _group_sums(mu, logvar, event_dims, group_size)
     # Not `clamp`: NaN stays.
     floored = torch.where(groups <= free_bits, free_bits, groups)
-    kl = total(floored, None if reduction == "sum" else 1, groups.dtype)
-    return kl.reshape(reduced_shape(mu.shape, event_dims, reduction))
+    shape = reduced_shape(mu.shape, event_dims, reduction)
+    return total(floored, None if reduction == "sum" else 1, groups.dtype, shape)
 
 
 @cuda_kernel(schema.gaussian_kl, reference.gaussian_kl)

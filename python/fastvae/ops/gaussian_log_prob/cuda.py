@@ -78,7 +78,7 @@ def gaussian_log_prob(
         COLUMNS=cut.columns,
         **OPTIONS,
     )
-    return total(out, 1, matrix.opmath).reshape(log_prob.shape) if event_dims else log_prob
+    return total(out, 1, matrix.opmath, log_prob.shape) if event_dims else log_prob
 
 
 @cuda_kernel(schema.gaussian_log_prob_backward, reference.gaussian_log_prob_backward)
@@ -127,5 +127,5 @@ def gaussian_log_prob_backward(
         **OPTIONS,
     )
     if shared:
-        grad_logvar = total(of_logvar, None, matrix.opmath).reshape(logvar.shape)
+        grad_logvar = total(of_logvar, None, matrix.opmath, logvar.shape)
     return grad_mean, grad_logvar

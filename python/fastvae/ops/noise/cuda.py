@@ -7,7 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastvae.ops.cuda import OPTIONS, cdiv, cuda_kernel, kernels, next_power_of_two, seed_pointer, tiles
+from fastvae.ops.cuda import (
+    OPTIONS,
+    cdiv,
+    check_apart,
+    check_draw,
+    cuda_kernel,
+    kernels,
+    next_power_of_two,
+    seed_pointer,
+    tiles,
+)
 from fastvae.ops.layout import address
 from fastvae.ops.noise import reference, schema
 from fastvae.ops.noise.fallback import written_over
@@ -74,6 +84,8 @@ def _fill(
         return
     address(out)
     numbers = out if row_ids is None else _checked(row_ids, rows, out.device)
+    check_apart(out, seed, row_ids)
+    check_draw(draw, row_offset if row_ids is None else 0, rows)
     cut = tiles(rows, columns)
     kernels("noise").fill[cut.grid](
         out,
@@ -115,6 +127,7 @@ def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
     """The contract's permutation of 0..n-1: its keys, and torch's stable sort."""
     keys = torch.empty((n,), dtype=torch.int64, device=seed.device)
     if n:
+        check_draw(draw, 0, n)
         rows = min(MOST_SEEDS, next_power_of_two(n))
         kernels("noise").keys[(cdiv(n, rows),)](
             keys, seed_pointer(seed, keys.device), draw, n, ROWS=rows, **OPTIONS
@@ -125,8 +138,13 @@ def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
 @cuda_kernel(schema.fold_in, reference.fold_in)
 def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
     """The contract's derived seeds, elementwise."""
-    seed, tag = torch.broadcast_tensors(seed, tag)
-    seed, tag = seed.contiguous(), tag.contiguous()
+    if seed.dtype is not torch.int64 or tag.dtype is not torch.int64 or seed.device != tag.device:
+        raise ValueError(
+            f"seed and tag must be int64 tensors on one device, got {seed.dtype} on {seed.device} and "
+            f"{tag.dtype} on {tag.device}"
+        )
+    like, tag = torch.broadcast_tensors(seed, tag)
+    seed, tag = like.contiguous(), tag.contiguous()
     out = torch.empty_like(seed)
     if out.numel():
         address(seed), address(tag)
@@ -134,4 +152,5 @@ def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
         kernels("noise").fold_in[(cdiv(out.numel(), count),)](
             out, seed, tag, out.numel(), COUNT=count, **OPTIONS
         )
-    return out
+    # The strides that the fake kernel promises to a compiler.
+    return out if like.is_contiguous() else torch.empty_like(like).copy_(out)

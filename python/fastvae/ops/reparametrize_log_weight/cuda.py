@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastvae.ops.cuda import OPTIONS, DeviceMatrix, cdiv, cuda_kernel, kernels, seed_pointer, tiles, total
+from fastvae.ops.cuda import (
+    OPTIONS,
+    DeviceMatrix,
+    cdiv,
+    check_draw,
+    cuda_kernel,
+    kernels,
+    seed_pointer,
+    tiles,
+    total,
+)
 from fastvae.ops.gaussian_kl.schema import empty_latent
 from fastvae.ops.reparametrize_log_weight import reference, schema
 from fastvae.ops.reparametrize_log_weight.schema import empty_samples
@@ -49,6 +59,7 @@ def reparametrize_log_weight(
     if not z.numel():
         return z, log_weight.zero_()
     _check_draws(draw, num_samples)
+    check_draw(draw, row_offset, matrix.rows)
     mu, mu_step = matrix.strided("mu", mu)
     logvar, logvar_step = matrix.strided("logvar", logvar)
     cut = tiles(matrix.rows, matrix.columns)
@@ -76,7 +87,7 @@ def reparametrize_log_weight(
         COLUMNS=cut.columns,
         **OPTIONS,
     )
-    return z, total(out, 1, matrix.opmath).reshape(log_weight.shape)
+    return z, total(out, 1, matrix.opmath, log_weight.shape)
 
 
 @cuda_kernel(schema.reparametrize_log_weight_backward, reference.reparametrize_log_weight_backward)
@@ -103,6 +114,7 @@ def reparametrize_log_weight_backward(
     if not num_samples or (grad_z is None and grad_log_weight is None):
         return grad_mu.zero_(), grad_logvar.zero_()
     _check_draws(draw, num_samples)
+    check_draw(draw, row_offset, matrix.rows)
     # The samples of z are rows too, all of one below those of the other.
     samples = DeviceMatrix(mu.new_empty(()).expand(num_samples, *mu.shape), event_dims)
     mu, mu_step = matrix.strided("mu", mu)
@@ -149,5 +161,5 @@ def reparametrize_log_weight_backward(
         **OPTIONS,
     )
     if parts > 1:
-        grad_mu, grad_logvar = (total(of, 0, matrix.opmath).to(matrix.dtype) for of in of_parts)
+        grad_mu, grad_logvar = (total(of, 0, matrix.opmath, matrix.shape).to(matrix.dtype) for of in of_parts)
     return grad_mu, grad_logvar

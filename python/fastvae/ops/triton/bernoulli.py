@@ -72,7 +72,7 @@ def forward(
     """
     first_row, first_column, along, _ = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
-    data_at = data_row(row, data_rows, SHARED) * data_step
+    data_at = data_row(row, rows, data_rows, SHARED) * data_step
     distance, growth = tl.zeros([ROWS, COLUMNS], MATH), tl.zeros([ROWS, COLUMNS], MATH)
     for step in range(STEPS):
         column = first_column + step * COLUMNS + tl.arange(0, COLUMNS)
@@ -121,7 +121,7 @@ def backward(
     row = first_row + tl.arange(0, ROWS)
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    data_at = data_row(row, data_rows, SHARED) * data_step
+    data_at = data_row(row, rows, data_rows, SHARED) * data_step
     logit = tl.load(logits + row[:, None] * logits_step + column[None, :], mask=inside, other=0.0)
     logit = logit.to(MATH)
     x = tl.load(data + data_at[:, None] + column[None, :], mask=inside, other=0).to(MATH)

@@ -61,7 +61,7 @@ def forward(
     """
     first_row, first_column, along, _ = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
-    data_at = data_row(row, data_rows, SHARED) * data_step
+    data_at = data_row(row, rows, data_rows, SHARED) * data_step
     if ONE_LOGVAR:
         l = tl.load(logvar + tl.zeros([1, 1], tl.int32))
         inverse = inverse_deviation(l)
@@ -127,7 +127,7 @@ def backward(
     """
     first_row, first_column, _, _ = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
-    data_at = data_row(row, data_rows, SHARED) * data_step
+    data_at = data_row(row, rows, data_rows, SHARED) * data_step
     if ONE_LOGVAR:
         inverse = inverse_deviation(tl.load(logvar + tl.zeros([1, 1], tl.int32)))
     total = tl.zeros([ROWS, COLUMNS], MATH)
