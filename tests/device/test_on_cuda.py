@@ -60,6 +60,7 @@ def operator_samples(device):
         )
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_opcheck(cuda):
     torch.manual_seed(0)
     for operator, arguments in operator_samples(cuda):
