@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastvae.ops import cuda
 from fastvae.ops.bernoulli_log_prob import schema as bernoulli
 from fastvae.ops.gather_batch import schema as gather
 from fastvae.ops.gaussian_kl import schema as kl
@@ -156,6 +157,25 @@ def test_bernoulli_elements_sums_and_gradients(device, kernel, dtype, kind, extr
                 assert_same_bits(ours, theirs)
             arguments = (torch.randn_like(theirs[0]), logits, *data, event_dims)
             assert_same_bits(*both(bernoulli.bernoulli_log_prob_backward, arguments, device, kernel))
+
+
+def test_large_likelihoods_are_summed_in_narrow_tiles(device, kernel, monkeypatch):
+    monkeypatch.setattr(cuda, "LARGE_LIKELIHOOD", 0)
+    logits, data = normal(2, 5, 784, scale=5), torch.randint(0, 256, (5, 784), dtype=torch.uint8)
+    ours, theirs = both(bernoulli.bernoulli_log_prob, (logits, data, 255, 1), device, kernel)
+    assert_near(ours[0], theirs[0])
+    each, grad = normal(2, 5, 784), normal(2, 5)
+    ours, theirs = both(gaussian.gaussian_log_prob, (logits, each, data, 255, 1), device, kernel)
+    terms = gaussian.gaussian_log_prob(logits, each, data, 255, 0)
+    assert_near(ours[0], theirs[0], terms.double().abs().sum(-1) + each.double().abs().sum(-1) + 784)
+    one = normal(1)
+    ours, theirs = both(
+        gaussian.gaussian_log_prob_backward, (grad, logits, one, data, 255, 1), device, kernel
+    )
+    assert_same_bits(ours[:1], theirs[:1])
+    arguments = (grad, logits, one.expand(2, 5, 784), data, 255, 1)
+    of_each = gaussian.gaussian_log_prob_backward(*arguments)[1]
+    assert_near(ours[1], theirs[1], of_each.double().abs().sum())
 
 
 def test_certain_logits_cost_nothing_where_they_are_right(device, kernel):

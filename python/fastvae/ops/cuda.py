@@ -38,7 +38,10 @@ MOST_STEPS = 8
 """Tiles that are added up in the type itself; from there on sums are in float64."""
 
 LIKELIHOOD_WIDTH = 128
-"""Columns of the tiles of a likelihood: 784 of them take seven steps, the last of which is nearly full."""
+"""Columns of the tiles of a large likelihood: 784 take seven steps, of which the last is nearly full."""
+
+LARGE_LIKELIHOOD = 2**20
+"""Elements from which on a likelihood is large. Before, programs that work at a time count for more."""
 
 CUDA_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 """The function behind each operator that has a kernel for CUDA."""
@@ -148,6 +151,12 @@ def tiles_of_rows(rows: int, columns: int, widest: int = TILE) -> Tiles:
     segments = cdiv(across, MOST_STEPS)
     steps = cdiv(across, segments)
     return Tiles(height, width, steps, segments, (cdiv(rows, height) * segments,))
+
+
+def tiles_of_likelihood(rows: int, columns: int) -> Tiles:
+    """Cut the matrix of a likelihood for sums over its rows."""
+    large = rows * columns >= LARGE_LIKELIHOOD
+    return tiles_of_rows(rows, columns, LIKELIHOOD_WIDTH if large else TILE)
 
 
 def tiles_of_columns(rows: int, columns: int) -> Tiles:

@@ -7,13 +7,12 @@ from torch import Tensor
 
 from fastvae.ops.bernoulli_log_prob import reference, schema
 from fastvae.ops.cuda import (
-    LIKELIHOOD_WIDTH,
     OPTIONS,
     DeviceMatrix,
     cuda_kernel,
     kernels,
     tiles,
-    tiles_of_rows,
+    tiles_of_likelihood,
     total,
 )
 from fastvae.ops.observed import empty_log_prob, event_rows, target_matrix
@@ -31,7 +30,7 @@ def bernoulli_log_prob(logits: Tensor, target: Tensor, target_max: int, event_di
     logits, logits_step = matrix.strided("logits", logits)
     module = kernels("bernoulli")
     if event_dims:
-        kind, cut = module.ROW_SUMS, tiles_of_rows(matrix.rows, matrix.columns, LIKELIHOOD_WIDTH)
+        kind, cut = module.ROW_SUMS, tiles_of_likelihood(matrix.rows, matrix.columns)
         out = torch.empty((matrix.rows, cut.programs), dtype=matrix.opmath, device=matrix.device)
     else:
         kind, cut, out = module.ELEMENTS, tiles(matrix.rows, matrix.columns), log_prob

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from fastvae.ops.cuda import (
-    LIKELIHOOD_WIDTH,
     OPTIONS,
     DeviceMatrix,
     cuda_kernel,
     kernels,
     tiles,
-    tiles_of_rows,
+    tiles_of_likelihood,
     total,
 )
 from fastvae.ops.gaussian_log_prob import reference, schema
@@ -50,7 +49,7 @@ def gaussian_log_prob(
     logvar, logvar_step, shared = _logvar_rows(matrix, logvar)
     module = kernels("gaussian")
     if event_dims:
-        kind, cut = module.ROW_SUMS, tiles_of_rows(matrix.rows, matrix.columns, LIKELIHOOD_WIDTH)
+        kind, cut = module.ROW_SUMS, tiles_of_likelihood(matrix.rows, matrix.columns)
         # Large terms may cancel between the parts of a row.
         dtype = matrix.opmath if cut.programs == 1 else torch.float64
         out = torch.empty((matrix.rows, cut.programs), dtype=dtype, device=matrix.device)
@@ -97,7 +96,7 @@ def gaussian_log_prob_backward(
     grad, grad_step, by_column = matrix.strided_grad("grad", grad, reduction)
     module = kernels("gaussian")
     if shared:
-        cut = tiles_of_rows(matrix.rows, matrix.columns, LIKELIHOOD_WIDTH)
+        cut = tiles_of_likelihood(matrix.rows, matrix.columns)
         of_logvar = torch.empty(cut.grid, dtype=torch.float64, device=matrix.device)
     else:
         cut, of_logvar = tiles(matrix.rows, matrix.columns), grad_logvar
