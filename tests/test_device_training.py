@@ -643,6 +643,66 @@ def test_the_command_line_refuses_other_words(capsys):
         assert text in capsys.readouterr().err
 
 
+# On a device that is not there
+
+
+class Immediately(TapeRecorder):
+    """A recorder that does the work again and keeps nothing."""
+
+    def __call__(self, work):
+        return work
+
+
+@pytest.mark.parametrize("steps_of", [Steps, CapturedSteps])
+@pytest.mark.parametrize(
+    "likelihood", [("bernoulli", None), ("gaussian", "learned"), ("gaussian", "predicted")]
+)
+@pytest.mark.parametrize("changes", [{}, {"warmup": 0.5, "free_bits": 0.2, "weight_decay": 0.1}])
+def test_a_step_mixes_no_devices(monkeypatch, steps_of, likelihood, changes):
+    """Fake tensors say where they would be, without a device: nothing of a step may be left on the host."""
+    elsewhere = torch.device("meta")
+    monkeypatch.setattr(resident, "_fits", lambda *_: True)
+    name, variance = likelihood
+    settings = Settings(
+        **{
+            "epochs": 2,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.0,
+            "beta": 1.0,
+            "warmup": 0.0,
+            "binarize": "dynamic" if name == "bernoulli" else "none",
+            "seed": 0,
+            **changes,
+        }
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        data = ResidentData(torch.empty(130, 12, dtype=torch.uint8), name="data", pixels=True)
+        spec = ModelSpec(input_shape=(12,), latent_dim=3, likelihood=name, variance=variance)
+        with elsewhere:
+            model = build_model(spec)
+        totals = EpochTotals(elsewhere)
+        step = Step(model, settings, device=elsewhere)
+        if steps_of is Steps:
+            steps = Steps(step, totals, settings, total_steps=10)
+        else:
+            steps = CapturedSteps(
+                step,
+                totals,
+                settings,
+                total_steps=10,
+                data=data,
+                device=elsewhere,
+                recorder=Immediately(elsewhere),
+                fall_back=False,
+            )
+        with steps:
+            for epoch in (1, 2):
+                batches = loop._batches(data, settings, epoch, elsewhere)
+                assert list(steps.epoch(epoch, batches)) == [32, 32, 32, 32, 2]
+        assert all(parameter.device == elsewhere for parameter in model.parameters())
+
+
 # On a GPU
 
 gpu = [
@@ -912,60 +972,3 @@ def test_a_compiled_step_on_a_gpu_trains_as_one_that_is_not():
     torch._dynamo.reset()
     changes = {"warmup": 0.5, "device": "cuda"}
     assert_same_run(run(**changes, compile="inductor"), run(**changes, compile=False), rtol=1e-3, atol=1e-4)
-
-
-class Immediately(TapeRecorder):
-    """A recorder that does the work again and keeps nothing."""
-
-    def __call__(self, work):
-        return work
-
-
-@pytest.mark.parametrize("steps_of", [Steps, CapturedSteps])
-@pytest.mark.parametrize(
-    "likelihood", [("bernoulli", None), ("gaussian", "learned"), ("gaussian", "predicted")]
-)
-@pytest.mark.parametrize("changes", [{}, {"warmup": 0.5, "free_bits": 0.2, "weight_decay": 0.1}])
-def test_a_step_mixes_no_devices(monkeypatch, steps_of, likelihood, changes):
-    """Fake tensors say where they would be, without a device: nothing of a step may be left on the host."""
-    elsewhere = torch.device("meta")
-    monkeypatch.setattr(resident, "_fits", lambda *_: True)
-    name, variance = likelihood
-    settings = Settings(
-        **{
-            "epochs": 2,
-            "batch_size": 32,
-            "learning_rate": 1e-3,
-            "weight_decay": 0.0,
-            "beta": 1.0,
-            "warmup": 0.0,
-            "binarize": "dynamic" if name == "bernoulli" else "none",
-            "seed": 0,
-            **changes,
-        }
-    )
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        data = ResidentData(torch.empty(130, 12, dtype=torch.uint8), name="data", pixels=True)
-        spec = ModelSpec(input_shape=(12,), latent_dim=3, likelihood=name, variance=variance)
-        with elsewhere:
-            model = build_model(spec)
-        totals = EpochTotals(elsewhere)
-        step = Step(model, settings, device=elsewhere)
-        if steps_of is Steps:
-            steps = Steps(step, totals, settings, total_steps=10)
-        else:
-            steps = CapturedSteps(
-                step,
-                totals,
-                settings,
-                total_steps=10,
-                data=data,
-                device=elsewhere,
-                recorder=Immediately(elsewhere),
-                fall_back=False,
-            )
-        with steps:
-            for epoch in (1, 2):
-                batches = loop._batches(data, settings, epoch, elsewhere)
-                assert list(steps.epoch(epoch, batches)) == [32, 32, 32, 32, 2]
-        assert all(parameter.device == elsewhere for parameter in model.parameters())

@@ -37,6 +37,9 @@ TILE = 1024
 MOST_STEPS = 8
 """Tiles that are added up in the type itself; from there on sums are in float64."""
 
+RUN = 8
+"""Samples of one latent that are added up in the type itself, likewise."""
+
 LIKELIHOOD_WIDTH = 128
 """Columns of the tiles of a large likelihood: 784 take seven steps, of which the last is nearly full."""
 
@@ -128,11 +131,6 @@ class Tiles(NamedTuple):
     programs: int
     """Along the axis of the steps."""
     grid: tuple[int]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of a tile."""
-        return self.rows, self.columns
 
 
 def tiles(rows: int, columns: int) -> Tiles:
@@ -235,10 +233,22 @@ def seed_pointer(seed: Tensor, device: torch.device) -> Tensor:
     return seed
 
 
-def check_draw(draw: int, row_offset: int, rows: int) -> None:
+def numbers_on(device: torch.device, name: str, numbers: Tensor, count: int) -> Tensor:
+    """One int64 for each of some rows, contiguous."""
+    if numbers.dtype is not torch.int64 or numbers.shape != (count,) or numbers.device != device:
+        raise ValueError(
+            f"{name} must be {count} int64 numbers on {device}, got {numbers.dtype} of shape "
+            f"{tuple(numbers.shape)} on {numbers.device}"
+        )
+    numbers = numbers.contiguous()
+    address(numbers)
+    return numbers
+
+
+def check_draw(draw: int, row_offset: int, rows: int, draws: int = 1) -> None:
     """Numbers of draws have 32 bits, those of rows 63."""
-    if not 0 <= draw < 2**32:
-        raise ValueError(f"draw must lie in [0, 2^32), got {draw}")
+    if not 0 <= draw <= 2**32 - draws:
+        raise ValueError(f"{draws} draws from draw={draw} on do not lie in [0, 2^32)")
     if not 0 <= row_offset <= 2**63 - rows:
         raise ValueError(f"{rows} rows from row_offset={row_offset} on do not lie in [0, 2^63)")
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastvae.ops.cuda import OPTIONS, check_apart, cuda_kernel, kernels, seed_pointer, tiles
+from fastvae.ops.cuda import OPTIONS, check_apart, cuda_kernel, kernels, numbers_on, seed_pointer, tiles
 from fastvae.ops.gather_batch import reference, schema
 from fastvae.ops.gather_batch.cpu import BATCH_CODES, DATA_CODES, row_step
 from fastvae.ops.layout import address
@@ -71,11 +71,12 @@ def _gather(
         raise ValueError(f"the kernel takes no batch of {out.dtype} from data of {data.dtype}")
     if binarize not in {"none", "threshold", "dynamic"}:
         raise ValueError(f"binarize must be 'none', 'threshold' or 'dynamic', got {binarize!r}")
-    index = _numbers("index", index, count, data.device)
-    if rows is not None and binarize == "dynamic":
-        rows = _numbers("rows", rows, count, data.device)
-    if binarize == "dynamic" and seed is None:
-        raise ValueError("gather_batch: binarize='dynamic' needs a seed")
+    index = numbers_on(data.device, "index", index, count)
+    if binarize == "dynamic":
+        if seed is None:
+            raise ValueError("gather_batch: binarize='dynamic' needs a seed")
+        if rows is not None:
+            rows = numbers_on(data.device, "rows", rows, count)
     step = columns if data.is_contiguous() else row_step(data)
     if step is None or data.is_neg():
         out.copy_(reference.gather_batch(data, index, rows, seed, draw, data_max, binarize, out.dtype))
@@ -110,15 +111,3 @@ def _gather(
         COLUMNS=cut.columns,
         **OPTIONS,
     )
-
-
-def _numbers(name: str, numbers: Tensor, count: int, device: torch.device) -> Tensor:
-    """One int64 per sample of the batch, contiguous."""
-    if numbers.dtype is not torch.int64 or numbers.shape != (count,) or numbers.device != device:
-        raise ValueError(
-            f"{name} must be {count} int64 numbers on {device}, got {numbers.dtype} of shape "
-            f"{tuple(numbers.shape)} on {numbers.device}"
-        )
-    numbers = numbers.contiguous()
-    address(numbers)
-    return numbers

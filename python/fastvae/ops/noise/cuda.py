@@ -15,6 +15,7 @@ from fastvae.ops.cuda import (
     cuda_kernel,
     kernels,
     next_power_of_two,
+    numbers_on,
     seed_pointer,
     tiles,
 )
@@ -83,7 +84,7 @@ def _fill(
     if not out.numel():
         return
     address(out)
-    numbers = out if row_ids is None else _checked(row_ids, rows, out.device)
+    numbers = out if row_ids is None else numbers_on(out.device, "row_ids", row_ids.reshape(-1), rows)
     check_apart(out, seed, row_ids)
     check_draw(draw, row_offset if row_ids is None else 0, rows)
     cut = tiles(rows, columns)
@@ -102,18 +103,6 @@ def _fill(
         COLUMNS=cut.columns,
         **OPTIONS,
     )
-
-
-def _checked(row_ids: Tensor, rows: int, device: torch.device) -> Tensor:
-    """One int64 row number per row, contiguous."""
-    if row_ids.dtype is not torch.int64 or row_ids.numel() != rows or row_ids.device != device:
-        raise ValueError(
-            f"row_ids must be {rows} int64 numbers on {device}, got {row_ids.numel()} of {row_ids.dtype} on "
-            f"{row_ids.device}"
-        )
-    row_ids = row_ids.contiguous()
-    address(row_ids)
-    return row_ids
 
 
 cuda_kernel(schema.normal, reference.normal)(new_matrix(normal=True))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastvae.ops.cuda import (
     OPTIONS,
+    RUN,
     DeviceMatrix,
     cdiv,
     check_draw,
@@ -20,19 +21,8 @@ from fastvae.ops.gaussian_kl.schema import empty_latent
 from fastvae.ops.reparametrize_log_weight import reference, schema
 from fastvae.ops.reparametrize_log_weight.schema import empty_samples
 
-RUN = 8
-"""Samples of a run: those that are added up in the type itself."""
-
 ENOUGH_PROGRAMS = 1024
 """Where there are as many, a device has work for all of its processors."""
-
-DRAWS = 2**32
-"""Numbers of draws that there are."""
-
-
-def _check_draws(draw: int, num_samples: int) -> None:
-    if not 0 <= draw <= DRAWS - num_samples:
-        raise ValueError(f"the draws of {num_samples} samples from {draw} on do not fit in 32 bits")
 
 
 def samples_together(programs: int, num_samples: int) -> int:
@@ -58,8 +48,7 @@ def reparametrize_log_weight(
     z, log_weight = empty_samples(mu, event_dims, num_samples)
     if not z.numel():
         return z, log_weight.zero_()
-    _check_draws(draw, num_samples)
-    check_draw(draw, row_offset, matrix.rows)
+    check_draw(draw, row_offset, matrix.rows, num_samples)
     mu, mu_step = matrix.strided("mu", mu)
     logvar, logvar_step = matrix.strided("logvar", logvar)
     cut = tiles(matrix.rows, matrix.columns)
@@ -113,8 +102,7 @@ def reparametrize_log_weight_backward(
         return grad_mu, grad_logvar
     if not num_samples or (grad_z is None and grad_log_weight is None):
         return grad_mu.zero_(), grad_logvar.zero_()
-    _check_draws(draw, num_samples)
-    check_draw(draw, row_offset, matrix.rows)
+    check_draw(draw, row_offset, matrix.rows, num_samples)
     # The samples of z are rows too, all of one below those of the other.
     samples = DeviceMatrix(mu.new_empty(()).expand(num_samples, *mu.shape), event_dims)
     mu, mu_step = matrix.strided("mu", mu)

@@ -70,7 +70,7 @@ def forward(
 
     It is x log p + (1 - x) log(1 - p). The data are over ``MAX``, and ``SHARED`` where they have fewer rows.
     """
-    first_row, first_column, along, _ = place(programs, STEPS, False, ROWS, COLUMNS)
+    first_row, first_column, along = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     data_at = data_row(row, rows, data_rows, SHARED) * data_step
     distance, growth = tl.zeros([ROWS, COLUMNS], MATH), tl.zeros([ROWS, COLUMNS], MATH)
@@ -117,7 +117,7 @@ def backward(
     COLUMNS: tl.constexpr,
 ):
     """The gradient of :func:`forward` with respect to the logits, x - sigmoid(l)."""
-    first_row, start, _, _ = place(across, 1, False, ROWS, COLUMNS)
+    first_row, start, _ = place(across, 1, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]

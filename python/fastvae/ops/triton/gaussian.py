@@ -59,7 +59,7 @@ def forward(
     It is -1/2 (logvar + (x - mean)^2 e^-logvar + ln(2 pi)). ``ONE_LOGVAR`` is for all elements. The data are
     over ``MAX``, and ``SHARED`` where they have fewer rows.
     """
-    first_row, first_column, along, _ = place(programs, STEPS, False, ROWS, COLUMNS)
+    first_row, first_column, along = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     data_at = data_row(row, rows, data_rows, SHARED) * data_step
     if ONE_LOGVAR:
@@ -125,7 +125,7 @@ def backward(
 
     Of the ``ONE_LOGVAR`` each program leaves what it has of the sum over everything, in float64.
     """
-    first_row, first_column, _, _ = place(programs, STEPS, False, ROWS, COLUMNS)
+    first_row, first_column, _ = place(programs, STEPS, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     data_at = data_row(row, rows, data_rows, SHARED) * data_step
     if ONE_LOGVAR:

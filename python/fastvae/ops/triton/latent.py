@@ -26,13 +26,13 @@ NO_KL, ELEMENTS, ROW_SUMS, COLUMN_SUMS = map(tl.constexpr, range(4))
 
 @triton.jit
 def place(programs, STEPS: tl.constexpr, DOWN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where this program begins (row, column, both int64), and its number along and across the steps."""
+    """Where this program begins (row, column, both int64), and its number along the axis of the steps."""
     program = tl.program_id(0)
     along, across = program % programs, program // programs
     if DOWN:
-        return along.to(tl.int64) * (STEPS * ROWS), across.to(tl.int64) * COLUMNS, along, across
+        return along.to(tl.int64) * (STEPS * ROWS), across.to(tl.int64) * COLUMNS, along
     else:
-        return across.to(tl.int64) * ROWS, along.to(tl.int64) * (STEPS * COLUMNS), along, across
+        return across.to(tl.int64) * ROWS, along.to(tl.int64) * (STEPS * COLUMNS), along
 
 
 @triton.jit(do_not_specialize=["draw", "row_offset"])
@@ -63,7 +63,7 @@ def forward(
     ``FREE``: an element counts its free bits at least.
     """
     DOWN: tl.constexpr = KL == COLUMN_SUMS
-    first_row, first_column, along, _ = place(programs, STEPS, DOWN, ROWS, COLUMNS)
+    first_row, first_column, along = place(programs, STEPS, DOWN, ROWS, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], MATH)
     for step in range(STEPS):
         row = first_row + tl.arange(0, ROWS)
@@ -140,7 +140,7 @@ def backward(
 
     ``FREE``: elements at or below their free bits have none. ``WEIGHTED``: groups have weights of 0 or 1.
     """
-    first_row, start, _, _ = place(across, 1, False, ROWS, COLUMNS)
+    first_row, start, _ = place(across, 1, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]

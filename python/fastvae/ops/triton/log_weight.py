@@ -5,13 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastvae.ops import cuda
 from fastvae.ops.triton.math import DTYPES, const, deviation, deviation_growth, deviation_times
 from fastvae.ops.triton.philox import normal_tile
 
 __all__ = ["DTYPES", "RUN", "backward", "forward"]
 
-RUN = tl.constexpr(8)
-"""Samples that are added up in the type itself; from there on their sum is in float64."""
+RUN = tl.constexpr(cuda.RUN)
 
 
 @triton.jit(do_not_specialize=["draw", "row_offset"])
@@ -84,6 +84,12 @@ def gradients(g_z, g, m, step, SAMPLE: tl.constexpr, WEIGHT: tl.constexpr):
 
 
 @triton.jit
+def minus_zeros(like):
+    """What everything can be added to unchanged; older compilers lose the sign of a literal."""
+    return const(like, -1.0, -1.0) * const(like, 0.0, 0.0)
+
+
+@triton.jit
 def run_of_samples(
     begin,
     end,
@@ -109,8 +115,7 @@ def run_of_samples(
     """The gradients of a tile of mu and logvar, summed over some samples in the type itself."""
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    # To -0 everything can be added unchanged.
-    of_mu = const(twice_growth, -1.0, -1.0) * const(twice_growth, 0.0, 0.0)
+    of_mu = minus_zeros(twice_growth)
     of_logvar = of_mu
     for sample in range(begin, end):
         of_sample = sample * rows + row
@@ -177,37 +182,16 @@ def backward(
     key, number = tl.load(seed), row + row_offset.to(tl.int64)
     first = part * runs * RUN
     last = tl.minimum(first + runs * RUN, samples)
+    TOTAL: tl.constexpr = tl.float64 if WIDE else MATH
     if WIDE:
-        of_mu, of_logvar = tl.zeros([ROWS, COLUMNS], tl.float64), tl.zeros([ROWS, COLUMNS], tl.float64)
-        for begin in range(first, last, RUN):
-            more_mu, more_logvar = run_of_samples(
-                begin,
-                tl.minimum(begin + RUN, last),
-                grad_z,
-                grad_log_weight,
-                grad_z_step,
-                grad_log_weight_step,
-                m,
-                n,
-                twice_growth,
-                row,
-                rows,
-                number,
-                start,
-                columns,
-                draw,
-                key,
-                SAMPLE,
-                WEIGHT,
-                ROWS,
-                COLUMNS,
-            )
-            of_mu += more_mu.to(tl.float64)
-            of_logvar += more_logvar.to(tl.float64)
+        of_mu = tl.zeros([ROWS, COLUMNS], TOTAL)
     else:
-        of_mu, of_logvar = run_of_samples(
-            first,
-            last,
+        of_mu = minus_zeros(m)  # the one run is left as it is
+    of_logvar = of_mu
+    for begin in range(first, last, RUN):
+        more_mu, more_logvar = run_of_samples(
+            begin,
+            tl.minimum(begin + RUN, last),
             grad_z,
             grad_log_weight,
             grad_z_step,
@@ -227,6 +211,8 @@ def backward(
             ROWS,
             COLUMNS,
         )
+        of_mu += more_mu.to(TOTAL)
+        of_logvar += more_logvar.to(TOTAL)
     own = (part * rows + row)[:, None] * columns + column[None, :]
     tl.store(grad_mu + own, of_mu.to(MATH).to(grad_mu.dtype.element_ty), mask=inside)
     tl.store(grad_logvar + own, of_logvar.to(MATH).to(grad_logvar.dtype.element_ty), mask=inside)

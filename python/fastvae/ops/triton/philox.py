@@ -21,7 +21,7 @@ FOLD_IN_2, FOLD_IN_3 = map(tl.constexpr, reference.FOLD_IN_DOMAIN)
 def philox(c0, c1, c2, c3, k0, k1):
     """Philox4x32-10 on uint32 that broadcast; what the counters of a row share is computed once for it."""
     for _ in tl.static_range(ROUNDS):
-        # As one wide product: half the instructions of a low and a high one.
+        # As one wide product: fewer instructions than a low and a high one.
         p0 = c0.to(tl.uint64) * MULTIPLIER_0
         p1 = c2.to(tl.uint64) * MULTIPLIER_1
         c0, c1, c2, c3 = (

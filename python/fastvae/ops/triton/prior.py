@@ -72,7 +72,7 @@ def forward(
 ):
     """The KL in nats, as ``KL`` says."""
     DOWN: tl.constexpr = KL == COLUMN_SUMS
-    first_row, first_column, along, _ = place(programs, STEPS, DOWN, ROWS, COLUMNS)
+    first_row, first_column, along = place(programs, STEPS, DOWN, ROWS, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], MATH)
     for step in range(STEPS):
         row = first_row + tl.arange(0, ROWS)
@@ -131,7 +131,7 @@ def backward(
     COLUMNS: tl.constexpr,
 ):
     """The gradients of :func:`forward` with respect to its four inputs."""
-    first_row, start, _, _ = place(across, 1, False, ROWS, COLUMNS)
+    first_row, start, _ = place(across, 1, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
