@@ -209,6 +209,15 @@ def test_out_may_be_a_part_of_a_larger_tensor(draw):
 
 
 @pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_out_may_be_stored_with_the_opposite_sign(draw):
+    memory = torch.zeros(3, 5)
+    out = torch._neg_view(memory)
+    assert draw((3, 5), 4, out=out) is out
+    assert same(out.resolve_neg(), draw((3, 5), 4))
+    assert same(-memory, draw((3, 5), 4))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
 def test_out_is_compiled_mapped_and_filled_by_the_reference_alike(draw):
     expected = draw((3, 5), 4)
     outs = torch.zeros(3, 3, 5)
