@@ -21,6 +21,7 @@ from fastvae.ops import (
     library,
     reparametrize,
     reparametrize_kl,
+    reparametrize_log_weight,
 )
 
 SEED = torch.tensor(77)
@@ -48,6 +49,20 @@ def calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple]:
             1,
         ),
     }
+    samples, backward = (4, 6, 18), reparametrize_log_weight.schema.reparametrize_log_weight_backward
+    grads = (torch.randn(samples).to(dtype), torch.randn(samples[:2]).to(dtype))
+    found["log_weight"] = (
+        reparametrize_log_weight.schema.reparametrize_log_weight,
+        *(mu, logvar, *noise, 4),
+    )
+    for name, given in {
+        "both": grads,
+        "z": (grads[0], None),
+        "weight": (None, grads[1]),
+        "expanded": tuple(grad[:1, :1].expand_as(grad) for grad in grads),
+        "weights apart": (None, grads[0][..., 0]),
+    }.items():
+        found[f"log_weight_backward, {name}"] = (backward, *given, mu, logvar, *noise, 4)
     for reduction, shape in REDUCED.items():
         grad = torch.randn(shape).to(dtype)
         kl, both = gaussian_kl.schema, reparametrize_kl.schema
@@ -183,8 +198,16 @@ def test_what_is_not_plain_is_left_to_the_long_way(name):
     backward = library.PLAIN_KERNELS[reparametrize_kl.schema.reparametrize_kl_backward]
     assert backward(tensor, torch.zeros(6), plain, plain, *arguments) is None
     assert backward(plain, tensor, plain, plain, *arguments) is None
+    weights = reparametrize_log_weight.schema
+    several = library.PLAIN_KERNELS[weights.reparametrize_log_weight]
+    assert several(plain, tensor, SEED, 2, 5, 1, 3) is None
+    assert several(plain, plain, tensor, 2, 5, 1, 3) is None
+    backward = library.PLAIN_KERNELS[weights.reparametrize_log_weight_backward]
+    assert backward(tensor, None, plain, plain, SEED, 2, 5, 1, 3) is None
+    assert backward(None, tensor, plain, plain, SEED, 2, 5, 1, 3) is None
     if name not in {"another shape", "another dtype"}:
         assert library.PLAIN_KERNELS[operator](tensor, tensor, *arguments) is None
+        assert several(tensor, tensor, SEED, 2, 5, 1, 3) is None
         gather = library.PLAIN_KERNELS[gather_batch.schema.gather_batch]
         assert gather(tensor, torch.tensor([0]), None, None, 0, None, "none", torch.float32) is None
 
@@ -210,6 +233,30 @@ def seed_beyond_its_storage(size: int) -> torch.Tensor:
 def test_arguments_that_are_not_plain(arguments):
     plain = torch.zeros(6, 18)
     assert library.PLAIN_KERNELS[LATENT[0]](plain, plain, *arguments) is None
+
+
+def test_samples_of_as_many_axes_as_can_be_read_are_left_to_the_long_way():
+    mu = torch.zeros((1,) * 6 + (6, 18))
+    operator = reparametrize_log_weight.schema.reparametrize_log_weight
+    assert library.PLAIN_KERNELS[operator](mu, mu, SEED, 0, 0, 1, 2) is None
+    z, _ = F.reparametrize_log_weight(mu[0], mu[0], num_samples=2, seed=1)
+    assert torch.equal(F.reparametrize_log_weight(mu, mu, num_samples=2, seed=1)[0], z.unsqueeze(1))
+
+
+def test_no_sample_is_left_to_the_long_way():
+    mu = torch.zeros(6, 18)
+    operator = reparametrize_log_weight.schema.reparametrize_log_weight
+    assert library.PLAIN_KERNELS[operator](mu, mu, SEED, 0, 0, 1, 0) is None
+    assert operator(mu, mu, SEED, 0, 0, 1, 0)[0].shape == (0, 6, 18)
+
+
+def test_gradients_of_another_number_of_samples_are_left_to_the_long_way():
+    mu = torch.zeros(6, 18)
+    operator = reparametrize_log_weight.schema.reparametrize_log_weight_backward
+    arguments = (torch.zeros(4, 6, 18), None, mu, mu, SEED, 0, 0, 1, 3)
+    assert library.PLAIN_KERNELS[operator](*arguments) is None
+    with pytest.raises(ValueError, match=r"grad_z must be .* of shape \(3, 6, 18\)"):
+        library.raw(operator, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +300,7 @@ OPERATIONS = {
     "reparametrize": lambda mu: F.reparametrize(mu, mu, seed=1),
     "gaussian_kl": lambda mu: F.gaussian_kl(mu, mu),
     "reparametrize_kl": lambda mu: F.reparametrize_kl(mu, mu, seed=1)[1],
+    "reparametrize_log_weight": lambda mu: F.reparametrize_log_weight(mu, mu, num_samples=3, seed=1)[1],
     "bernoulli_log_prob": lambda mu: F.bernoulli_log_prob(mu, torch.ones(6, 18)),
     "gaussian_log_prob": lambda mu: F.gaussian_log_prob(mu, 0.0, torch.ones(6, 18)),
 }
@@ -295,12 +343,15 @@ def test_the_short_way_is_taken(monkeypatch):
     mu, logvar = torch.randn(6, 36).requires_grad_().chunk(2, -1)
     z, kl = F.reparametrize_kl(mu, logvar)
     (F.bernoulli_log_prob(z, x) - kl).mean().backward()
+    F.reparametrize_log_weight(mu, logvar, num_samples=3)[1].mean().backward()
     assert taken == [
         ("fastvae.gather_batch.default", True),
         ("fastvae.reparametrize_kl.default", True),
         ("fastvae.bernoulli_log_prob.default", True),
         ("fastvae.bernoulli_log_prob_backward.default", True),
         ("fastvae.reparametrize_kl_backward.default", True),
+        ("fastvae.reparametrize_log_weight.default", True),
+        ("fastvae.reparametrize_log_weight_backward.default", True),
     ]
 
 

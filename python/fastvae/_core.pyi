@@ -32,6 +32,8 @@ __all__ = [
     "plain_reparametrize_backward",
     "plain_reparametrize_kl",
     "plain_reparametrize_kl_backward",
+    "plain_reparametrize_log_weight",
+    "plain_reparametrize_log_weight_backward",
     "prior_backward",
     "prior_forward",
     "simd_level",
@@ -271,6 +273,26 @@ def plain_reparametrize_kl_backward(
     reduction: str,
     free_bits: float = 0.0,
     group_size: int = 1,
+) -> tuple[Tensor, Tensor] | None: ...
+def plain_reparametrize_log_weight(
+    mu: object,
+    logvar: object,
+    seed: object,
+    draw: int,
+    row_offset: int,
+    event_dims: int,
+    num_samples: int,
+) -> tuple[Tensor, Tensor] | None: ...
+def plain_reparametrize_log_weight_backward(
+    grad_z: object | None,
+    grad_log_weight: object | None,
+    mu: object,
+    logvar: object,
+    seed: object,
+    draw: int,
+    row_offset: int,
+    event_dims: int,
+    num_samples: int,
 ) -> tuple[Tensor, Tensor] | None: ...
 def plain_bernoulli_log_prob(
     logits: object, target: object, target_max: int, event_dims: int

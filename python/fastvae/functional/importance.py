@@ -7,7 +7,7 @@ from torch import Tensor
 from fastvae.ops import reparametrize_log_weight as _reparametrize_log_weight
 from fastvae.ops.library import Route, raw, route
 from fastvae.ops.noise.seed import Seed, seed_tensor
-from fastvae.ops.validation import as_integer, check_event_dims, check_index, check_latent
+from fastvae.ops.validation import as_integer, check_latent_arguments
 
 __all__ = ["reparametrize_log_weight"]
 
@@ -65,18 +65,11 @@ def reparametrize_log_weight(
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, equation 8.
     """
     name = "reparametrize_log_weight"
-    mu, logvar = check_latent(name, mu, logvar)
-    event_dims = check_event_dims(name, mu.shape, event_dims)
-    draw = check_index(name, "draw", draw, 2**32)
-    arguments = (
-        mu,
-        logvar,
-        seed_tensor(seed, mu.device),
-        draw,
-        check_index(name, "row_offset", row_offset, 2**63),
-        event_dims,
-        _check_samples(name, num_samples, draw),
+    mu, logvar, event_dims, draw, row_offset = check_latent_arguments(
+        name, mu, logvar, event_dims, draw, row_offset
     )
+    num_samples = _check_samples(name, num_samples, draw)
+    arguments = (mu, logvar, seed_tensor(seed, mu.device), draw, row_offset, event_dims, num_samples)
     match route(mu, logvar):
         case Route.RAW:
             return raw(_reparametrize_log_weight.schema.reparametrize_log_weight, *arguments)

@@ -6,10 +6,8 @@ import math
 import numbers
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
-from fastvae import _core
 from fastvae.ops import gaussian_kl as _gaussian_kl
 from fastvae.ops import reparametrize as _reparametrize
 from fastvae.ops import reparametrize_kl as _reparametrize_kl
@@ -18,10 +16,8 @@ from fastvae.ops.library import Route, raw, route
 from fastvae.ops.noise.seed import Seed, seed_tensor
 from fastvae.ops.validation import (
     as_integer,
-    check_event_dims,
     check_floating,
-    check_index,
-    check_latent,
+    check_latent_arguments,
     describe,
     promote,
 )
@@ -91,7 +87,7 @@ def reparametrize(
     ----------
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equations 4 and 10.
     """
-    mu, logvar, event_dims, draw, row_offset = _check_arguments(
+    mu, logvar, event_dims, draw, row_offset = check_latent_arguments(
         "reparametrize", mu, logvar, event_dims, draw, row_offset
     )
     arguments = (mu, logvar, seed_tensor(seed, mu.device), draw, row_offset, event_dims)
@@ -167,7 +163,7 @@ def gaussian_kl(
     15, for free bits, here with the KL of each sample.
     """
     name = "gaussian_kl"
-    mu, logvar, event_dims, _, _ = _check_arguments(name, mu, logvar, event_dims)
+    mu, logvar, event_dims, _, _ = check_latent_arguments(name, mu, logvar, event_dims)
     kind = _check_reduction(name, reduction)
     floor = _check_free_bits(name, free_bits, group_size, mu, event_dims, reduction)
     if prior_mu is None and prior_logvar is None:
@@ -225,7 +221,7 @@ def reparametrize_kl(
         As :func:`reparametrize` and :func:`gaussian_kl`.
     """
     name = "reparametrize_kl"
-    mu, logvar, event_dims, draw, row_offset = _check_arguments(
+    mu, logvar, event_dims, draw, row_offset = check_latent_arguments(
         name, mu, logvar, event_dims, draw, row_offset
     )
     arguments = (
@@ -246,18 +242,6 @@ def reparametrize_kl(
         case Route.REFERENCE:
             z, kl = _reparametrize_kl.reference.reparametrize_kl(*arguments)
     return z, _scale(kl, mu, event_dims, reduction)
-
-
-def _check_arguments(
-    name: str, mu: Tensor, logvar: Tensor, event_dims: int, draw: int = 0, row_offset: int = 0
-) -> tuple[Tensor, Tensor, int, int, int]:
-    """The latent and the numbers that every operation takes, checked."""
-    if torch.compiler.is_compiling() or not _core.plain_latent(mu, logvar, event_dims, draw, row_offset):
-        mu, logvar = check_latent(name, mu, logvar)
-        event_dims = check_event_dims(name, mu.shape, event_dims)
-        draw = check_index(name, "draw", draw, 2**32)
-        row_offset = check_index(name, "row_offset", row_offset, 2**63)
-    return mu, logvar, event_dims, draw, row_offset
 
 
 def _check_reduction(name: str, reduction: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex, cast
 import torch
 from torch import Tensor
 
+from fastvae import _core
 from fastvae.ops.layout import OPMATH
 
 DTYPES = "float32, float64, bfloat16 or float16"
@@ -124,3 +125,15 @@ def as_integer(function: str, name: str, value: SupportsIndex) -> int:
     except TypeError:
         pass
     raise TypeError(f"{function}: {name} must be an integer, got {describe(value)}")
+
+
+def check_latent_arguments(
+    function: str, mu: Tensor, logvar: Tensor, event_dims: int, draw: int = 0, row_offset: int = 0
+) -> tuple[Tensor, Tensor, int, int, int]:
+    """The latent and the numbers that every operation takes, checked."""
+    if torch.compiler.is_compiling() or not _core.plain_latent(mu, logvar, event_dims, draw, row_offset):
+        mu, logvar = check_latent(function, mu, logvar)
+        event_dims = check_event_dims(function, mu.shape, event_dims)
+        draw = check_index(function, "draw", draw, 2**32)
+        row_offset = check_index(function, "row_offset", row_offset, 2**63)
+    return mu, logvar, event_dims, draw, row_offset

@@ -21,7 +21,7 @@ const CAPSULE: &CStr = c_str!("dlpack_exchange_api");
 const MAJOR: u32 = 1;
 
 /// Tensors with more axes take the way that knows any number.
-const MOST_AXES: usize = 8;
+pub(crate) const MOST_AXES: usize = 8;
 
 /// `DLPackExchangeAPIHeader`.
 #[repr(C)]

@@ -37,10 +37,11 @@ class ReparametrizeLogWeight(torch.autograd.Function):
         # An output that was not used has no gradient: a zero instead would turn an infinite sigma into NaN.
         if grad_z is None and grad_log_weight is None:
             return (None,) * 7
-        ops = reference if torch.is_grad_enabled() else schema
-        grad_mu, grad_logvar = ops.reparametrize_log_weight_backward(
-            grad_z, grad_log_weight, *ctx.saved_tensors, *ctx.arguments
-        )
+        arguments = (grad_z, grad_log_weight, *ctx.saved_tensors, *ctx.arguments)
+        if torch.is_grad_enabled():
+            grad_mu, grad_logvar = reference.reparametrize_log_weight_backward(*arguments)
+        else:
+            grad_mu, grad_logvar = raw(schema.reparametrize_log_weight_backward, *arguments)
         return grad_mu, grad_logvar, None, None, None, None, None
 
 

@@ -8,9 +8,12 @@ from torch import Tensor
 from fastvae import _core
 from fastvae.ops.gaussian_kl.schema import empty_latent
 from fastvae.ops.layout import LatentMatrix, seed_value
-from fastvae.ops.library import kernel
+from fastvae.ops.library import kernel, plain_kernel
 from fastvae.ops.reparametrize_log_weight import schema
 from fastvae.ops.reparametrize_log_weight.schema import empty_samples
+
+plain_kernel(schema.reparametrize_log_weight, _core.plain_reparametrize_log_weight)
+plain_kernel(schema.reparametrize_log_weight_backward, _core.plain_reparametrize_log_weight_backward)
 
 
 @kernel(schema.reparametrize_log_weight, "CPU")

@@ -8,7 +8,8 @@ use super::Strided;
 use super::gather::gather_batch;
 use super::latent::{latent_backward, latent_forward};
 use super::likelihood::{bernoulli_backward, bernoulli_forward};
-use crate::exchange::{Described, InRows, Kind, Plain, is_float32, threads};
+use super::log_weight::{log_weight_backward, log_weight_forward};
+use crate::exchange::{Described, InRows, Kind, MOST_AXES, Plain, is_float32, threads};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
@@ -50,8 +51,13 @@ fn reduced<'a>(shape: &'a [usize], event_dims: usize, reduction: &str) -> Option
 
 /// A tensor in rows, if it is plain and like another one.
 fn alike(tensor: &Bound<'_, PyAny>, like: &Plain<'_, '_>, event_dims: usize) -> Option<InRows> {
+    shaped(tensor, like.kind, like.shape(), event_dims)
+}
+
+/// A tensor in rows, if it is plain and of this kind and shape.
+fn shaped(tensor: &Bound<'_, PyAny>, kind: Kind, shape: &[usize], event_dims: usize) -> Option<InRows> {
     let tensor = Plain::of(tensor)?;
-    (tensor.kind == like.kind && tensor.shape() == like.shape()).then(|| tensor.rows(event_dims))?
+    (tensor.kind == kind && tensor.shape() == shape).then(|| tensor.rows(event_dims))?
 }
 
 /// The gradient of a KL or a log-probability, if it is plain and of the shape that the reduction leaves.
@@ -301,6 +307,101 @@ pub(crate) fn plain_reparametrize_kl_backward<'py>(
     let sampled = (grad_z, (seed, draw, row_offset));
     let grads = latent_grads(Some(mu), logvar, Some(sampled), Some((grad_kl, reduction)), event_dims)?;
     Ok(grads.and_then(|(grad_mu, grad_logvar)| Some((grad_mu?, grad_logvar))))
+}
+
+/// `fastvae::reparametrize_log_weight`.
+#[pyfunction]
+pub(crate) fn plain_reparametrize_log_weight<'py>(
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: u32,
+    row_offset: u64,
+    event_dims: usize,
+    num_samples: usize,
+) -> Given<(Made<'py>, Made<'py>)> {
+    let py = mu.py();
+    let mu = some!(Plain::of(mu));
+    // z has one axis more.
+    if num_samples == 0 || mu.shape().len() == MOST_AXES {
+        return Ok(None);
+    }
+    let dtype = some!(dtype(mu.kind));
+    let rows = some!(mu.rows(event_dims));
+    let logvar = some!(alike(logvar, &mu, event_dims));
+    let noise = some!(numbers((seed, draw, row_offset)));
+    let (_, lead) = some!(reduced(mu.shape(), event_dims, "sample"));
+    let (z, z_address) = mu.new_empty(&[&[num_samples], mu.shape()].concat())?;
+    let (log_weight, weight_address) = mu.new_empty(&[&[num_samples], lead].concat())?;
+    log_weight_forward(
+        py,
+        dtype,
+        num_samples,
+        rows.count,
+        rows.columns,
+        rows.strided(),
+        logvar.strided(),
+        noise,
+        z_address,
+        weight_address,
+        threads(py)?,
+    )?;
+    Ok(Some((z, log_weight)))
+}
+
+/// `fastvae::reparametrize_log_weight_backward`.
+#[pyfunction]
+pub(crate) fn plain_reparametrize_log_weight_backward<'py>(
+    grad_z: Option<&Bound<'py, PyAny>>,
+    grad_log_weight: Option<&Bound<'py, PyAny>>,
+    mu: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: u32,
+    row_offset: u64,
+    event_dims: usize,
+    num_samples: usize,
+) -> Given<(Made<'py>, Made<'py>)> {
+    let py = mu.py();
+    let mu = some!(Plain::of(mu));
+    let dtype = some!(dtype(mu.kind));
+    let rows = some!(mu.rows(event_dims));
+    let logvar = some!(alike(logvar, &mu, event_dims));
+    let noise = some!(numbers((seed, draw, row_offset)));
+    let (_, lead) = some!(reduced(mu.shape(), event_dims, "sample"));
+    // The samples are rows too, all of one below those of the other.
+    let grad_z = match grad_z {
+        Some(grad) => {
+            let shape = [&[num_samples], mu.shape()].concat();
+            Some(some!(shaped(grad, mu.kind, &shape, event_dims)).strided())
+        }
+        None => None,
+    };
+    let grad_log_weight = match grad_log_weight {
+        Some(grad) => {
+            let shape = [&[num_samples], lead].concat();
+            Some(some!(shaped(grad, mu.kind, &shape, 0)).strided())
+        }
+        None => None,
+    };
+    let (grad_mu, mu_address) = mu.new_empty(mu.shape())?;
+    let (grad_logvar, logvar_address) = mu.new_empty(mu.shape())?;
+    log_weight_backward(
+        py,
+        dtype,
+        num_samples,
+        rows.count,
+        rows.columns,
+        rows.strided(),
+        logvar.strided(),
+        noise,
+        grad_z,
+        grad_log_weight,
+        mu_address,
+        logvar_address,
+        threads(py)?,
+    )?;
+    Ok(Some((grad_mu, grad_logvar)))
 }
 
 /// The data of a likelihood in rows, one for each of the parameters, and what stands for 1 in bytes (0: floats).
