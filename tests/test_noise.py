@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvae import _core, noise
 from fastvae.ops.noise import fallback, reference
@@ -329,6 +332,198 @@ def test_draws_and_folded_seeds_are_other_noise():
 def test_bad_arguments_are_explained(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def resized(size):
+    tensor = torch.zeros(2, 6)
+    tensor.untyped_storage().resize_(size)
+    return tensor
+
+
+def plainly(draw, shape, seed=1, *, number=0, offset=0, event_dims=1, out=None):
+    """The short way: it gives None, with nothing done, where it is not for it to say."""
+    plain = {noise.normal: _core.plain_normal, noise.uniform: _core.plain_uniform}[draw]
+    return plain(shape, seed, number, offset, event_dims, out, lambda: torch.randint(9, ()))
+
+
+def through_the_operator(draw, shape, seed, *, number=0, offset=0, event_dims=1):
+    split = len(shape) - event_dims
+    rows, columns = math.prod(shape[:split]), math.prod(shape[split:])
+    operator = getattr(torch.ops.fastvae, draw.__name__)
+    return operator(rows, columns, torch.tensor(seed), number, offset, None).reshape(shape)
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@pytest.mark.parametrize("shape", [(1,), (41,), (6, 401), (2, 3, 4), [5, 2], torch.Size([7, 3]), (300, 300)])
+@pytest.mark.parametrize("seed", [0, -1, 2**64 - 1, 2**63, -(2**63), torch.tensor(5), torch.tensor([[-9]])])
+def test_the_short_way_gives_the_bits_of_the_operator(draw, shape, seed):
+    bits = int(seed) if isinstance(seed, torch.Tensor) else seed - (2**64 if seed >= 2**63 else 0)
+    for options in (
+        {},
+        {"number": 2**32 - 1, "offset": 2**63 - 301},
+        {"event_dims": 0},
+        {"event_dims": len(shape)},
+    ):
+        expected = through_the_operator(draw, tuple(shape), bits, **options)
+        made, out = plainly(draw, shape, seed, **options), torch.full(tuple(shape), torch.nan)
+        assert same(made, expected)
+        assert made.is_contiguous()
+        assert not made.requires_grad
+        assert plainly(draw, shape, seed, out=out, **options) is out
+        assert same(out, expected)
+
+
+def test_the_short_way_is_taken(monkeypatch):
+    operators = []
+    monkeypatch.setattr(noise, "raw", lambda operator, *_: operators.append(operator))
+    device, out, seed = torch.device("cpu"), torch.empty(3, 2), torch.tensor(3)
+    expected = plainly(noise.normal, (3, 2), 3)
+    for key, options in ((3, {}), (seed, {}), (3, {"device": device}), (seed, {"out": out})):
+        assert same(noise.normal((3, 2), key, **options), expected)
+    noise.uniform((3, 2), draw=1, row_offset=2)
+    assert not operators
+    with pytest.raises(AttributeError):  # of the None that the operator gave
+        noise.normal((3, 2), 3, dtype=torch.float64)
+    assert operators
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"shape": (2, -6)},
+        {"shape": (2, 0)},
+        {"shape": (2.0, 6)},
+        {"shape": (True, 6)},
+        {"shape": (np.int64(2), 6)},
+        {"shape": (torch.tensor(2), 6)},
+        {"shape": np.array([2, 6])},
+        {"shape": range(2, 4)},
+        {"shape": "ab"},
+        {"shape": 6},
+        {"shape": (2**40, 2**40)},
+        {"shape": (2**63, 1)},
+        {"shape": ()},
+        {"shape": (1,) * 7 + (2, 6)},
+        {"seed": True},
+        {"seed": 1.0},
+        {"seed": 2**64},
+        {"seed": -(2**63) - 1},
+        {"seed": np.int64(1)},
+        {"seed": torch.tensor(1, dtype=torch.int32)},
+        {"seed": torch.tensor(True)},
+        {"seed": torch.tensor(1.0)},
+        {"seed": torch.arange(2)},
+        {"seed": torch.tensor(1, device="meta")},
+        {"seed": torch.tensor(1).as_subclass(Subclass)},
+        {"seed": torch.Generator()},
+        {"offset": 2**63 - 1},
+        {"number": -1},
+        {"number": 2**32},
+        {"number": True},
+        {"number": 1.0},
+        {"number": np.int64(1)},
+        {"offset": -1},
+        {"offset": 2**63},
+        {"offset": False},
+        {"event_dims": -1},
+        {"event_dims": 3},
+        {"event_dims": True},
+        {"out": torch.zeros(2, 6).double()},
+        {"out": torch.zeros(2, 6).half()},
+        {"out": torch.zeros(2, 6, dtype=torch.int32)},
+        {"out": torch.zeros(6, 2)},
+        {"out": torch.zeros(12)},
+        {"out": torch.zeros(6, 2).t()},
+        {"out": torch.zeros(2, 12)[:, ::2]},
+        {"out": torch.zeros(2, 12)[:, :6]},
+        {"out": torch.zeros(6).expand(2, 6)},
+        {"out": torch.zeros(2, 6, device="meta")},
+        {"out": torch.zeros(2, 6, requires_grad=True)},
+        {"out": torch.zeros(2, 6, requires_grad=True) * 1},
+        {"out": torch._neg_view(torch.zeros(2, 6))},
+        {"out": torch.zeros(2, 6).as_subclass(Subclass)},
+        {"out": torch.nn.Parameter(torch.zeros(2, 6))},
+        {"out": resized(20)},
+        {"out": resized(0)},
+        {"out": np.zeros((2, 6), np.float32)},
+    ],
+)
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_what_is_not_plain_is_left_to_the_long_way(draw, arguments):
+    arguments = {"shape": (2, 6), **arguments}
+    out = arguments.get("out")
+    version = out._version if isinstance(out, torch.Tensor) else 0
+    assert plainly(draw, **arguments) is None
+    if isinstance(out, torch.Tensor):
+        assert out._version == version
+
+
+def test_the_short_way_draws_no_seed_in_vain():
+    state = torch.get_rng_state()
+    for options in ({"number": -1}, {"event_dims": 2}, {"out": torch.zeros(4)}):
+        assert plainly(noise.normal, (3,), None, **options) is None
+    assert torch.equal(torch.get_rng_state(), state)
+    drawn = torch.randint(9, ())
+    torch.set_rng_state(state)
+    assert same(plainly(noise.normal, (3,), None), noise.normal((3,), drawn))
+
+
+def test_the_default_seed_is_one_number_of_torchs_generator():
+    for options in ({}, {"out": torch.empty(3, 5)}, {"dtype": torch.float64}):
+        torch.manual_seed(4)
+        expected = noise.normal((3, 5), torch.randint(-(2**63), 2**63 - 1, ()))
+        state = torch.get_rng_state()
+        torch.manual_seed(4)
+        assert same(noise.normal((3, 5), **options).float(), expected)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+class Watch(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_whoever_watches_sees_the_operator(draw):
+    name = draw.__name__
+    with Watch() as mode:
+        draw((2, 3), 1)
+        draw((2, 3), 1, out=torch.empty(2, 3))
+    assert {f"fastvae.{name}.default", f"fastvae.{name}_into.default"} <= set(mode.seen)
+    with torch.autograd.profiler.profile() as profile:
+        draw((2, 3), 1)
+    assert f"fastvae::{name}" in {event.name for event in profile.function_events}
+    with FakeTensorMode():
+        assert isinstance(draw((2, 3), 1), FakeTensor)
+    with torch.device("meta"):
+        assert same(draw((2, 3), 1), draw((2, 3), 1))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_forward_mode_takes_noise_for_a_constant(draw):
+    with torch.autograd.forward_ad.dual_level():
+        out = torch.empty(2, 3)
+        assert same(draw((2, 3), 1, out=out), draw((2, 3), 1))
+    assert same(out, draw((2, 3), 1))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_inference_tensors_are_made_and_written_to(draw):
+    expected = draw((2, 3), 1)
+    with torch.inference_mode():
+        out = torch.empty(2, 3)
+        assert draw((2, 3), 1).is_inference()
+        assert same(draw((2, 3), 1, out=out), expected)
+    assert same(draw((2, 3), 2, out=out), draw((2, 3), 2))
 
 
 def test_a_row_beyond_the_counter_is_refused():

@@ -1,5 +1,6 @@
 # Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: addresses are trusted.
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Final
 
@@ -28,12 +29,14 @@ __all__ = [
     "plain_gaussian_kl",
     "plain_gaussian_kl_backward",
     "plain_latent",
+    "plain_normal",
     "plain_reparametrize",
     "plain_reparametrize_backward",
     "plain_reparametrize_kl",
     "plain_reparametrize_kl_backward",
     "plain_reparametrize_log_weight",
     "plain_reparametrize_log_weight_backward",
+    "plain_uniform",
     "prior_backward",
     "prior_forward",
     "simd_level",
@@ -309,4 +312,22 @@ def plain_gather_batch(
     data_max: float | None,
     binarize: str,
     dtype: dtype,
+) -> Tensor | None: ...
+def plain_normal(
+    shape: object,
+    seed: object,
+    draw: object,
+    row_offset: object,
+    event_dims: object,
+    out: object | None,
+    default_seed: Callable[[], Tensor],
+) -> Tensor | None: ...
+def plain_uniform(
+    shape: object,
+    seed: object,
+    draw: object,
+    row_offset: object,
+    event_dims: object,
+    out: object | None,
+    default_seed: Callable[[], Tensor],
 ) -> Tensor | None: ...

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.layout import OPMATH, rows_columns
-from fastvae.ops.library import raw, transforms_active
+from fastvae.ops.library import raw, transforms_active, watched
 from fastvae.ops.noise import reference, schema
-from fastvae.ops.noise.seed import Seed, as_int64, seed_tensor
+from fastvae.ops.noise.seed import Seed, as_int64, random_seed, seed_tensor
 from fastvae.ops.validation import DTYPES, check_event_dims, check_index, describe
 
 __all__ = ["Seed", "fold_in", "normal", "permutation", "uniform"]
@@ -184,6 +184,17 @@ def _device(device: torch.device | str | None, *sources: object) -> torch.device
     return torch.device("cpu")
 
 
+_CPU = torch.device("cpu")
+
+
+def _default_seed() -> Tensor:
+    return random_seed(_CPU)
+
+
+_PLAIN = {"normal": _core.plain_normal, "uniform": _core.plain_uniform}
+"""What makes noise of arguments of which nothing is to be said, in one call; else it gives None."""
+
+
 def _matrix(
     name: str,
     shape: Sequence[int],
@@ -197,6 +208,17 @@ def _matrix(
     out: Tensor | None,
 ) -> Tensor:
     """Check the arguments of :func:`normal` or :func:`uniform` and call the operator."""
+    if (
+        not torch.compiler.is_compiling()
+        and dtype is torch.float32
+        and rows is None
+        and (device is None or (type(device) is torch.device and device == _CPU))
+        and not watched()
+        and not transforms_active()
+    ):
+        plain = _PLAIN[name](shape, seed, draw, row_offset, event_dims, out, _default_seed)
+        if plain is not None:
+            return plain
     if dtype not in OPMATH:
         raise TypeError(f"{name}: dtype must be {DTYPES}, got {dtype}")
     size = torch.Size(shape)

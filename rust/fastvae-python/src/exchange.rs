@@ -8,7 +8,7 @@ use pyo3::ffi::{PyObject, c_str};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{IntoPyDict, PyCapsule, PyDict, PyTuple};
+use pyo3::types::{IntoPyDict, PyCapsule, PyDict, PyInt, PyList, PyTuple};
 use std::ffi::{CStr, c_int, c_void};
 use std::ops::Deref;
 use std::{ptr, slice};
@@ -116,6 +116,11 @@ struct Torch {
     tensor: Py<PyAny>,
     parameter: Py<PyAny>,
     float32: Py<PyAny>,
+    size: Py<PyAny>,
+    empty: Py<PyAny>,
+    /// The options of a new tensor of float32 on the CPU.
+    float32_cpu: Py<PyDict>,
+    increment_version: Py<PyAny>,
     get_num_threads: Py<PyAny>,
 }
 
@@ -127,11 +132,21 @@ static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
 pub(crate) fn use_torch_tensors(torch: &Bound<'_, PyAny>) -> PyResult<bool> {
     let tensor = torch.getattr("Tensor")?;
     let Some(describe) = find_describe(&tensor) else { return Ok(false) };
+    let float32 = torch.getattr("float32")?;
+    let options = [("dtype", float32.clone()), ("device", torch.call_method1("device", ("cpu",))?)];
     let found = Torch {
         describe,
         tensor: tensor.unbind(),
         parameter: torch.getattr("nn")?.getattr("Parameter")?.unbind(),
-        float32: torch.getattr("float32")?.unbind(),
+        float32: float32.unbind(),
+        size: torch.getattr("Size")?.unbind(),
+        empty: torch.getattr("empty")?.unbind(),
+        float32_cpu: options.into_py_dict(torch.py())?.unbind(),
+        increment_version: torch
+            .getattr("autograd")?
+            .getattr("graph")?
+            .getattr("increment_version")?
+            .unbind(),
         get_num_threads: torch.getattr("get_num_threads")?.unbind(),
     };
     TORCH.get_or_init(torch.py(), || found);
@@ -166,6 +181,52 @@ pub(crate) fn threads(py: Python<'_>) -> PyResult<usize> {
 /// Whether a dtype is `torch.float32`.
 pub(crate) fn is_float32(dtype: &Bound<'_, PyAny>) -> bool {
     TORCH.get(dtype.py()).is_some_and(|torch| dtype.is(&torch.float32))
+}
+
+/// A shape as people write it: a tuple, a list or a `torch.Size` of a few integers that are no subclasses, none
+/// negative.
+pub(crate) fn shape_of(shape: &Bound<'_, PyAny>) -> Option<Vec<usize>> {
+    let torch = TORCH.get(shape.py())?;
+    let sizes: Option<Vec<_>> = if shape.is_exact_instance_of::<PyList>() {
+        shape.cast::<PyList>().ok()?.iter().map(|size| size_of_axis(&size)).collect()
+    } else if shape.is_exact_instance_of::<PyTuple>() || shape.get_type().is(&torch.size) {
+        shape.cast::<PyTuple>().ok()?.iter().map(|size| size_of_axis(&size)).collect()
+    } else {
+        None
+    };
+    sizes.filter(|sizes| sizes.len() <= MOST_AXES)
+}
+
+fn size_of_axis(size: &Bound<'_, PyAny>) -> Option<usize> {
+    size.is_exact_instance_of::<PyInt>().then(|| size.extract().ok())?
+}
+
+/// An uninitialised contiguous tensor of float32 on the CPU, and its address.
+pub(crate) fn empty_float32<'py>(
+    py: Python<'py>,
+    shape: &Bound<'py, PyAny>,
+    sizes: &[usize],
+) -> PyResult<(Bound<'py, PyAny>, usize)> {
+    let torch = TORCH.get(py).ok_or_else(|| PyRuntimeError::new_err("torch is not known"))?;
+    let new = torch.empty.bind(py).call((shape,), Some(torch.float32_cpu.bind(py)))?;
+    let address = address_of_made(&new, sizes, Kind::F32)?;
+    Ok((new, address))
+}
+
+/// Says to autograd that a tensor was written to.
+pub(crate) fn increment_version(tensor: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Some(torch) = TORCH.get(tensor.py()) {
+        torch.increment_version.bind(tensor.py()).call1((tensor,))?;
+    }
+    Ok(())
+}
+
+/// The address of a tensor that torch made, which is what was asked for.
+fn address_of_made(new: &Bound<'_, PyAny>, shape: &[usize], kind: Kind) -> PyResult<usize> {
+    Described::of(new)
+        .filter(|made| made.kind == kind && made.shape() == shape && made.elements() == made.extent())
+        .map(|made| made.address)
+        .ok_or_else(|| PyRuntimeError::new_err("torch made another tensor than it was asked for"))
 }
 
 /// What the exchange API says of a tensor that is exactly a `Tensor` or a `Parameter`, dense, on the CPU, of a few axes,
@@ -275,6 +336,16 @@ impl<'a, 'py> Plain<'a, 'py> {
         Some(unsafe { ptr::with_exposed_provenance::<i64>(self.address).read() })
     }
 
+    /// The address of a tensor whose elements are one after the other.
+    pub(crate) fn contiguous(&self) -> Option<usize> {
+        self.rows(self.axes).map(|rows| rows.address)
+    }
+
+    /// Whether autograd records what is done with it.
+    pub(crate) fn requires_grad(&self) -> PyResult<bool> {
+        self.object.getattr(intern!(self.object.py(), "requires_grad"))?.extract()
+    }
+
     /// The tensor as rows of its `event_dims` trailing axes, if memory allows to read it so.
     pub(crate) fn rows(&self, event_dims: usize) -> Option<InRows> {
         let split = self.axes.checked_sub(event_dims)?;
@@ -307,10 +378,7 @@ impl<'a, 'py> Plain<'a, 'py> {
         let sizes =
             if shape.is_empty() { PyTuple::new(py, [PyTuple::empty(py)])? } else { PyTuple::new(py, shape)? };
         let new = self.object.call_method(intern!(py, "new_empty"), sizes, options)?;
-        let address = Described::of(&new)
-            .filter(|made| made.kind == kind && made.shape() == shape && made.elements() == made.extent())
-            .map(|made| made.address);
-        let address = address.ok_or_else(|| PyRuntimeError::new_err("new_empty gave something else"))?;
+        let address = address_of_made(&new, shape, kind)?;
         Ok((new, address))
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn fold_in(seed: i64, tag: i64) -> i64 {
     noise::fold_in(seed as u64, tag as u64) as i64
 }
 
-fn fill<D: Distribution>(
+pub(crate) fn fill<D: Distribution>(
     py: Python<'_>,
     target: usize,
     (rows, columns): (usize, usize),

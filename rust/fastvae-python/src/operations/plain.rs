@@ -4,12 +4,18 @@
 //! done, where a tensor is not plain or does not fit: `fastvae.ops.*.cpu` knows what to do with any other, and what to
 //! say of it.
 
-use super::Strided;
 use super::gather::gather_batch;
 use super::latent::{latent_backward, latent_forward};
 use super::likelihood::{bernoulli_backward, bernoulli_forward};
 use super::log_weight::{log_weight_backward, log_weight_forward};
-use crate::exchange::{Described, InRows, Kind, MOST_AXES, Plain, is_float32, threads};
+use super::noise::fill;
+use super::{Strided, check_counters, product};
+use crate::exchange::{
+    Described, InRows, Kind, MOST_AXES, Plain, empty_float32, increment_version, is_float32, shape_of,
+    threads,
+};
+use fastvae_core::noise::{Distribution, Normal, Uniform};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
@@ -75,8 +81,15 @@ fn reduced_grad(
 }
 
 /// An integer in a range, if it is one and no subclass.
+fn integer(value: &Bound<'_, PyAny>, limit: u64) -> Option<u64> {
+    if !value.is_exact_instance_of::<PyInt>() {
+        return None;
+    }
+    value.extract().ok().filter(|&value| value < limit)
+}
+
 fn integer_below(value: &Bound<'_, PyAny>, limit: u64) -> bool {
-    value.is_exact_instance_of::<PyInt>() && value.extract::<u64>().is_ok_and(|value| value < limit)
+    integer(value, limit).is_some()
 }
 
 /// Whether a latent and its numbers are what they nearly always are, so that nothing is to be said of them.
@@ -552,4 +565,93 @@ pub(crate) fn plain_gather_batch<'py>(
         threads(py)?,
     )?;
     Ok(Some(batch))
+}
+
+/// The bits of a seed that was given: an integer of 64 bits, signed or unsigned, or a tensor of one.
+fn seed_bits(seed: &Bound<'_, PyAny>) -> Option<i64> {
+    if seed.is_exact_instance_of::<PyInt>() {
+        let signed: Option<i64> = seed.extract().ok();
+        return signed.or_else(|| seed.extract::<u64>().ok().map(|bits| bits as i64));
+    }
+    Plain::of(seed)?.integer()
+}
+
+/// Noise in a new tensor, or in the one that is given.
+fn matrix<'py, D: Distribution>(
+    shape: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: &Bound<'py, PyAny>,
+    row_offset: &Bound<'py, PyAny>,
+    event_dims: &Bound<'py, PyAny>,
+    out: Option<&Bound<'py, PyAny>>,
+    default_seed: &Bound<'py, PyAny>,
+) -> Given<Made<'py>> {
+    let py = shape.py();
+    let sizes = some!(shape_of(shape));
+    let event_dims = some!(integer(event_dims, sizes.len() as u64 + 1)) as usize;
+    let draw = some!(integer(draw, 1 << 32)) as u32;
+    let row_offset = some!(integer(row_offset, 1 << 63));
+    let (lead, event) = sizes.split_at(sizes.len() - event_dims);
+    let count = |sizes: &[usize]| sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+    let (rows, columns) = (some!(count(lead)), some!(count(event)));
+    // What is too large is refused in words of the long way, too.
+    let fits = product(rows, columns).is_ok() && check_counters(rows, columns, row_offset).is_ok();
+    if rows == 0 || columns == 0 || !fits {
+        return Ok(None);
+    }
+    let given = match out {
+        Some(out) => {
+            let plain = some!(Plain::of(out));
+            if plain.kind != Kind::F32 || plain.shape() != sizes || plain.requires_grad()? {
+                return Ok(None);
+            }
+            Some((out, some!(plain.contiguous())))
+        }
+        None => None,
+    };
+    // Last, so that nothing is drawn in vain.
+    let seed = if seed.is_none() {
+        default_seed.call0()?.call_method0(intern!(py, "item"))?.extract()?
+    } else {
+        some!(seed_bits(seed))
+    };
+    let (values, address) = match given {
+        Some((out, address)) => (out.clone(), address),
+        None => empty_float32(py, shape, &sizes)?,
+    };
+    fill::<D>(py, address, (rows, columns), seed, draw, row_offset, 0, threads(py)?)?;
+    if given.is_some() {
+        increment_version(&values)?;
+    }
+    Ok(Some(values))
+}
+
+/// `fastvae.noise.normal` of float32 on the CPU, with rows that are numbered from an offset on.
+#[pyfunction]
+#[pyo3(signature = (shape, seed, draw, row_offset, event_dims, out, default_seed))]
+pub(crate) fn plain_normal<'py>(
+    shape: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: &Bound<'py, PyAny>,
+    row_offset: &Bound<'py, PyAny>,
+    event_dims: &Bound<'py, PyAny>,
+    out: Option<&Bound<'py, PyAny>>,
+    default_seed: &Bound<'py, PyAny>,
+) -> Given<Made<'py>> {
+    matrix::<Normal>(shape, seed, draw, row_offset, event_dims, out, default_seed)
+}
+
+/// `fastvae.noise.uniform`, likewise.
+#[pyfunction]
+#[pyo3(signature = (shape, seed, draw, row_offset, event_dims, out, default_seed))]
+pub(crate) fn plain_uniform<'py>(
+    shape: &Bound<'py, PyAny>,
+    seed: &Bound<'py, PyAny>,
+    draw: &Bound<'py, PyAny>,
+    row_offset: &Bound<'py, PyAny>,
+    event_dims: &Bound<'py, PyAny>,
+    out: Option<&Bound<'py, PyAny>>,
+    default_seed: &Bound<'py, PyAny>,
+) -> Given<Made<'py>> {
+    matrix::<Uniform>(shape, seed, draw, row_offset, event_dims, out, default_seed)
 }
