@@ -18,6 +18,7 @@ from fastvae.ops import (
     bernoulli_log_prob,
     gather_batch,
     gaussian_kl,
+    gaussian_log_prob,
     library,
     reparametrize,
     reparametrize_kl,
@@ -49,6 +50,16 @@ def calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple]:
             1,
         ),
     }
+    gaussian = gaussian_log_prob.schema
+    variances = {"each": logvar, "one": logvar[0, 0], "one of two axes": logvar[:1, :1]}
+    for name, variance in variances.items():
+        for target in (pixels, pixels > 99, pixels.to(dtype) / 255):
+            reading = (target, 255 if target.dtype is torch.uint8 else 1, 1)
+            found[f"gaussian, {name}, {target.dtype}"] = (gaussian.gaussian_log_prob, mu, variance, *reading)
+            found[f"gaussian_backward, {name}, {target.dtype}"] = (
+                gaussian.gaussian_log_prob_backward,
+                *(torch.randn(6).to(dtype), mu, variance, *reading),
+            )
     samples, backward = (4, 6, 18), reparametrize_log_weight.schema.reparametrize_log_weight_backward
     grads = (torch.randn(samples).to(dtype), torch.randn(samples[:2]).to(dtype))
     found["log_weight"] = (
@@ -195,6 +206,13 @@ def test_what_is_not_plain_is_left_to_the_long_way(name):
     operator, arguments = LATENT
     assert library.PLAIN_KERNELS[operator](plain, tensor, *arguments) is None
     assert library.PLAIN_KERNELS[operator](plain, plain, tensor, 2, 5, 1, "sample") is None
+    gaussian = gaussian_log_prob.schema
+    density = library.PLAIN_KERNELS[gaussian.gaussian_log_prob]
+    density_backward = library.PLAIN_KERNELS[gaussian.gaussian_log_prob_backward]
+    assert density(plain, tensor, plain, 1, 1) is None
+    assert density(plain, plain, tensor, 1, 1) is None
+    assert density_backward(tensor, plain, plain, plain, 1, 1) is None
+    assert density_backward(torch.zeros(6), plain, tensor, plain, 1, 1) is None
     backward = library.PLAIN_KERNELS[reparametrize_kl.schema.reparametrize_kl_backward]
     assert backward(tensor, torch.zeros(6), plain, plain, *arguments) is None
     assert backward(plain, tensor, plain, plain, *arguments) is None
@@ -274,6 +292,15 @@ def test_gradients_of_another_number_of_samples_are_left_to_the_long_way():
 def test_targets_that_are_not_plain(target, target_max, event_dims):
     short = library.PLAIN_KERNELS[bernoulli_log_prob.schema.bernoulli_log_prob]
     assert short(torch.zeros(6, 18), target, target_max, event_dims) is None
+    short = library.PLAIN_KERNELS[gaussian_log_prob.schema.gaussian_log_prob]
+    assert short(torch.zeros(6, 18), torch.zeros(()), target, target_max, event_dims) is None
+
+
+@pytest.mark.parametrize("logvar", [torch.zeros(2), torch.zeros(18), torch.zeros(()).double()])
+def test_log_variances_that_are_not_plain(logvar):
+    zeros = torch.zeros(6, 18)
+    short = library.PLAIN_KERNELS[gaussian_log_prob.schema.gaussian_log_prob]
+    assert short(zeros, logvar, zeros, 1, 1) is None
 
 
 class Watch(TorchDispatchMode):
@@ -344,6 +371,7 @@ def test_the_short_way_is_taken(monkeypatch):
     z, kl = F.reparametrize_kl(mu, logvar)
     (F.bernoulli_log_prob(z, x) - kl).mean().backward()
     F.reparametrize_log_weight(mu, logvar, num_samples=3)[1].mean().backward()
+    F.gaussian_log_prob(mu, 0.0, x).mean().backward()
     assert taken == [
         ("fastvae.gather_batch.default", True),
         ("fastvae.reparametrize_kl.default", True),
@@ -352,6 +380,8 @@ def test_the_short_way_is_taken(monkeypatch):
         ("fastvae.reparametrize_kl_backward.default", True),
         ("fastvae.reparametrize_log_weight.default", True),
         ("fastvae.reparametrize_log_weight_backward.default", True),
+        ("fastvae.gaussian_log_prob.default", True),
+        ("fastvae.gaussian_log_prob_backward.default", True),
     ]
 
 

@@ -28,6 +28,8 @@ __all__ = [
     "plain_gather_batch",
     "plain_gaussian_kl",
     "plain_gaussian_kl_backward",
+    "plain_gaussian_log_prob",
+    "plain_gaussian_log_prob_backward",
     "plain_latent",
     "plain_normal",
     "plain_reparametrize",
@@ -303,6 +305,12 @@ def plain_bernoulli_log_prob(
 def plain_bernoulli_log_prob_backward(
     grad: object, logits: object, target: object, target_max: int, event_dims: int
 ) -> Tensor | None: ...
+def plain_gaussian_log_prob(
+    mean: object, logvar: object, target: object, target_max: int, event_dims: int
+) -> Tensor | None: ...
+def plain_gaussian_log_prob_backward(
+    grad: object, mean: object, logvar: object, target: object, target_max: int, event_dims: int
+) -> tuple[Tensor, Tensor] | None: ...
 def plain_gather_batch(
     data: object,
     index: object,

@@ -9,8 +9,11 @@ from fastvae import _core
 from fastvae.ops.gaussian_log_prob import schema
 from fastvae.ops.gaussian_log_prob.schema import empty_grads
 from fastvae.ops.layout import KL_CODES, OPMATH, LatentMatrix, address
-from fastvae.ops.library import kernel
+from fastvae.ops.library import kernel, plain_kernel
 from fastvae.ops.observed import empty_log_prob, event_rows, target_rows
+
+plain_kernel(schema.gaussian_log_prob, _core.plain_gaussian_log_prob)
+plain_kernel(schema.gaussian_log_prob_backward, _core.plain_gaussian_log_prob_backward)
 
 
 def _logvar_rows(matrix: LatentMatrix, logvar: Tensor) -> tuple[Tensor, tuple[int, int], bool]:

@@ -6,7 +6,7 @@
 
 use super::gather::gather_batch;
 use super::latent::{latent_backward, latent_forward};
-use super::likelihood::{bernoulli_backward, bernoulli_forward};
+use super::likelihood::{bernoulli_backward, bernoulli_forward, gaussian_backward, gaussian_forward};
 use super::log_weight::{log_weight_backward, log_weight_forward};
 use super::noise::fill;
 use super::{Strided, check_counters, product};
@@ -500,6 +500,97 @@ pub(crate) fn plain_bernoulli_log_prob_backward<'py>(
         threads(py)?,
     )?;
     Ok(Some(grad_logits))
+}
+
+/// The logarithm of a variance, one for each of the means or (at no distance of rows) one for all of them, whether it is
+/// that, and the shape of its gradient.
+fn log_variance(
+    logvar: &Bound<'_, PyAny>,
+    mean: &Plain<'_, '_>,
+    event_dims: usize,
+) -> Option<(Strided, bool, Vec<usize>)> {
+    let logvar = Plain::of(logvar)?;
+    if logvar.kind != mean.kind {
+        return None;
+    }
+    let rows = logvar.rows(if logvar.shape() == mean.shape() { event_dims } else { logvar.shape().len() })?;
+    if logvar.shape() == mean.shape() {
+        return Some((rows.strided(), false, logvar.shape().to_vec()));
+    }
+    (rows.columns == 1).then(|| ((rows.address, 0), true, logvar.shape().to_vec()))
+}
+
+/// `fastvae::gaussian_log_prob` of whole events.
+#[pyfunction]
+pub(crate) fn plain_gaussian_log_prob<'py>(
+    mean: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    target: &Bound<'py, PyAny>,
+    target_max: u8,
+    event_dims: usize,
+) -> Given<Made<'py>> {
+    let py = mean.py();
+    if event_dims == 0 {
+        return Ok(None);
+    }
+    let mean = some!(Plain::of(mean));
+    let dtype = some!(dtype(mean.kind));
+    let rows = some!(mean.rows(event_dims));
+    let (logvar, shared, _) = some!(log_variance(logvar, &mean, event_dims));
+    let target = some!(observed(target, target_max, &mean, event_dims));
+    let (code, shape) = some!(reduced(mean.shape(), event_dims, "sample"));
+    let (log_prob, address) = mean.new_empty(shape)?;
+    gaussian_forward(
+        py,
+        dtype,
+        rows.count,
+        rows.columns,
+        rows.strided(),
+        logvar,
+        shared,
+        target,
+        (code, (address, 0)),
+        threads(py)?,
+    )?;
+    Ok(Some(log_prob))
+}
+
+/// `fastvae::gaussian_log_prob_backward` of whole events.
+#[pyfunction]
+pub(crate) fn plain_gaussian_log_prob_backward<'py>(
+    grad: &Bound<'py, PyAny>,
+    mean: &Bound<'py, PyAny>,
+    logvar: &Bound<'py, PyAny>,
+    target: &Bound<'py, PyAny>,
+    target_max: u8,
+    event_dims: usize,
+) -> Given<(Made<'py>, Made<'py>)> {
+    let py = mean.py();
+    if event_dims == 0 {
+        return Ok(None);
+    }
+    let mean = some!(Plain::of(mean));
+    let dtype = some!(dtype(mean.kind));
+    let rows = some!(mean.rows(event_dims));
+    let (logvar, shared, logvar_shape) = some!(log_variance(logvar, &mean, event_dims));
+    let target = some!(observed(target, target_max, &mean, event_dims));
+    let grad = some!(reduced_grad(grad, &mean, event_dims, "sample"));
+    let (grad_mean, mean_address) = mean.new_empty(mean.shape())?;
+    let (grad_logvar, logvar_address) = mean.new_empty(&logvar_shape)?;
+    gaussian_backward(
+        py,
+        dtype,
+        rows.count,
+        rows.columns,
+        rows.strided(),
+        logvar,
+        shared,
+        target,
+        grad,
+        [mean_address, logvar_address],
+        threads(py)?,
+    )?;
+    Ok(Some((grad_mean, grad_logvar)))
 }
 
 /// One number per sample of a batch: its address.
