@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvae import _core, noise
 from fastvae.ops.noise import fallback, reference
@@ -482,23 +481,13 @@ def test_the_default_seed_is_one_number_of_torchs_generator():
         assert torch.equal(torch.get_rng_state(), state)
 
 
-class Watch(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("draw", DISTRIBUTIONS)
-def test_whoever_watches_sees_the_operator(draw):
+def test_whoever_watches_sees_the_operator(draw, watch):
     name = draw.__name__
-    with Watch() as mode:
+    with watch:
         draw((2, 3), 1)
         draw((2, 3), 1, out=torch.empty(2, 3))
-    assert {f"fastvae.{name}.default", f"fastvae.{name}_into.default"} <= set(mode.seen)
+    assert {f"fastvae.{name}.default", f"fastvae.{name}_into.default"} <= set(watch.seen)
     with torch.autograd.profiler.profile() as profile:
         draw((2, 3), 1)
     assert f"fastvae::{name}" in {event.name for event in profile.function_events}
