@@ -3,6 +3,7 @@
 //! Coefficients are minimax fits. Each function is a fixed sequence of correctly rounded operations.
 
 use crate::lanes::{Floats, Scalar, Words};
+use crate::philox::Beside;
 
 /// -2 ln(1 + f) / f on [-1/4, 1/2], highest power first.
 const LOG: [f32; 9] = [
@@ -51,9 +52,10 @@ fn series<V: Floats>(x: V, coefficients: &[V::Scalar]) -> V {
 
 /// sqrt(-2 ln u) with u = (word + 1/2) / 2^32, the word rounded to `f32` and u again: the radius of Box-Muller.
 ///
-/// Several vectors go through each step together: one alone waits for its own results.
+/// Several vectors go through each step together, as one alone waits for its own results; and the first eight steps of
+/// other work go between.
 #[inline(always)]
-pub(crate) fn radius<W: Words, const N: usize>(words: [W; N]) -> [W::Floats; N] {
+pub(crate) fn radius<W: Words, const N: usize>(words: [W; N], beside: &mut impl Beside) -> [W::Floats; N] {
     let splat = W::Floats::splat;
     let (mut f, mut e, mut y) = ([splat(0.0); N], [splat(0.0); N], [splat(LOG[0]); N]);
     for i in 0..N {
@@ -61,21 +63,30 @@ pub(crate) fn radius<W: Words, const N: usize>(words: [W; N]) -> [W::Floats; N] 
         f[i] = mantissa.sub(splat(1.0));
         e[i] = exponent;
     }
-    for &coefficient in &LOG[1..] {
-        for i in 0..N {
-            y[i] = y[i].fma(f[i], splat(coefficient)).in_step();
-        }
+    macro_rules! steps {
+        ($($step:literal)*) => {$(
+            for i in 0..N {
+                y[i] = y[i].fma(f[i], splat(LOG[$step + 1])).in_step();
+            }
+            beside.step::<$step>();
+        )*};
     }
+    steps!(0 1 2 3 4 5 6 7);
     for i in 0..N {
-        y[i] = e[i].fma(splat(LOG_2), y[i].mul(f[i])).sqrt();
+        y[i] = e[i].fma(splat(LOG_2), y[i].mul(f[i])).sqrt().in_step();
     }
     y
 }
 
 /// cos and sin of a quarter turn times v = (k + 1/2) / 2^30, with k the lower 31 bits as a signed number: what the
 /// upper bit adds, half a turn, is left to [`half_turn`].
+///
+/// Steps 10 to 12 of other work go between.
 #[inline(always)]
-pub(crate) fn half_circle<W: Words, const N: usize>(words: [W; N]) -> [(W::Floats, W::Floats); N] {
+pub(crate) fn half_circle<W: Words, const N: usize>(
+    words: [W; N],
+    beside: &mut impl Beside,
+) -> [(W::Floats, W::Floats); N] {
     let splat = W::Floats::splat;
     let (mut v, mut square) = ([splat(0.0); N], [splat(0.0); N]);
     let (mut sine, mut cosine) = ([splat(SIN[0]); N], [splat(COS[0]); N]);
@@ -84,16 +95,32 @@ pub(crate) fn half_circle<W: Words, const N: usize>(words: [W; N]) -> [(W::Float
         v[i] = doubled.fma(splat(STEP), splat(STEP));
         square[i] = v[i].mul(v[i]);
     }
-    for &coefficient in &SIN[1..] {
-        for i in 0..N {
-            sine[i] = sine[i].fma(square[i], splat(coefficient)).in_step();
-        }
+    macro_rules! sine {
+        ($power:literal) => {
+            for i in 0..N {
+                sine[i] = sine[i].fma(square[i], splat(SIN[$power])).in_step();
+            }
+        };
     }
-    for &coefficient in &COS[1..] {
-        for i in 0..N {
-            cosine[i] = cosine[i].fma(square[i], splat(coefficient)).in_step();
-        }
+    macro_rules! cosine {
+        ($power:literal) => {
+            for i in 0..N {
+                cosine[i] = cosine[i].fma(square[i], splat(COS[$power])).in_step();
+            }
+        };
     }
+    beside.step::<10>();
+    cosine!(1);
+    sine!(1);
+    cosine!(2);
+    beside.step::<11>();
+    sine!(2);
+    cosine!(3);
+    sine!(3);
+    beside.step::<12>();
+    cosine!(4);
+    sine!(4);
+    cosine!(5);
     let mut points = [(splat(0.0), splat(0.0)); N];
     for i in 0..N {
         points[i] = (cosine[i], sine[i].mul(v[i]));

@@ -1,10 +1,10 @@
 //! The noise contract (`docs/noise.md`): a pure function of (seed, draw, row, column).
 
 use crate::Execution;
-use crate::lanes::{Floats, LANES, Vectors, Words, store};
+use crate::lanes::{Floats, LANES, RowStart, Vectors, Words, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::{half_circle, half_turn, radius};
-use crate::philox::{self, Chains};
+use crate::philox::{self, Beside, Chains, Nothing, Pairs};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 
 /// Columns that one Philox block serves.
@@ -82,8 +82,11 @@ impl Noise<'_> {
 
 /// What becomes of words.
 pub trait Distribution {
-    /// Two values from each two words, for several vectors of them.
-    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N];
+    /// Two values from each two words, for several vectors of them; other work goes between the steps.
+    fn transform<W: Words, const N: usize>(
+        pairs: [[W; 2]; N],
+        beside: &mut impl Beside,
+    ) -> [[W::Floats; 2]; N];
 }
 
 /// Standard normals by Box-Muller on word pairs.
@@ -92,16 +95,23 @@ pub struct Normal;
 
 impl Distribution for Normal {
     #[inline(always)]
-    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N] {
+    fn transform<W: Words, const N: usize>(
+        pairs: [[W; 2]; N],
+        beside: &mut impl Beside,
+    ) -> [[W::Floats; 2]; N] {
         let (mut first, mut second) = ([pairs[0][0]; N], [pairs[0][1]; N]);
         for i in 1..N {
             [first[i], second[i]] = pairs[i];
         }
-        let (radii, points) = (radius(first), half_circle(second));
-        let mut values = [[W::Floats::splat(0.0); 2]; N];
+        let radii = radius(first, beside);
+        beside.step::<8>();
+        beside.step::<9>();
+        let points = half_circle(second, beside);
+        beside.step::<13>();
+        let mut values = [[radii[0]; 2]; N];
         for i in 0..N {
-            let r = half_turn(radii[i], second[i]);
-            values[i] = [r.mul(points[i].0), r.mul(points[i].1)];
+            let radius = half_turn(radii[i], second[i]);
+            values[i] = [radius.mul(points[i].0), radius.mul(points[i].1)];
         }
         values
     }
@@ -113,7 +123,11 @@ pub struct Uniform;
 
 impl Distribution for Uniform {
     #[inline(always)]
-    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N] {
+    fn transform<W: Words, const N: usize>(
+        pairs: [[W; 2]; N],
+        beside: &mut impl Beside,
+    ) -> [[W::Floats; 2]; N] {
+        beside.all();
         let mut values = [[W::Floats::splat(0.0); 2]; N];
         for i in 0..N {
             values[i] = [unit(pairs[i][0]), unit(pairs[i][1])];
@@ -128,7 +142,11 @@ pub(crate) struct Upper24;
 
 impl Distribution for Upper24 {
     #[inline(always)]
-    fn transform<W: Words, const N: usize>(pairs: [[W; 2]; N]) -> [[W::Floats; 2]; N] {
+    fn transform<W: Words, const N: usize>(
+        pairs: [[W; 2]; N],
+        beside: &mut impl Beside,
+    ) -> [[W::Floats; 2]; N] {
+        beside.all();
         let mut values = [[W::Floats::splat(0.0); 2]; N];
         for i in 0..N {
             values[i] = [upper(pairs[i][0]), upper(pairs[i][1])];
@@ -148,24 +166,22 @@ fn unit<W: Words>(word: W) -> W::Floats {
     word.shift_right::<8>().signed_to_floats().mul(W::Floats::splat(1.0 / 16_777_216.0))
 }
 
-/// The values of blocks, as four slots for each chain.
+/// The values of two chains' words, as two groups of slots.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
-fn values<W: Words, D: Distribution, const CHAINS: usize>(
-    words: [[[W; 2]; 2]; CHAINS],
-) -> [[W::Floats; GROUP]; CHAINS] {
-    let mut values = [[W::Floats::splat(0.0); GROUP]; CHAINS];
-    if CHAINS == 2 {
-        let [a, b, c, d] = D::transform([words[0][0], words[0][1], words[1][0], words[1][1]]);
-        values[0] = slots::<W>(a, b);
-        values[1] = slots::<W>(c, d);
-    } else {
-        for i in 0..CHAINS {
-            let [even, odd] = D::transform(words[i]);
-            values[i] = slots::<W>(even, odd);
-        }
-    }
-    values
+fn values<W: Words, D: Distribution>(
+    words: [Pairs<W>; 2],
+    beside: &mut impl Beside,
+) -> [[W::Floats; GROUP]; 2] {
+    let [[a, b], [c, d]] = words;
+    let [a, b, c, d] = D::transform([a, b, c, d], beside);
+    [slots::<W>(a, b), slots::<W>(c, d)]
+}
+
+/// The values of a single chain's words, as a group of slots.
+#[inline(always)]
+fn values_of_one<W: Words, D: Distribution>([words]: [Pairs<W>; 1]) -> [W::Floats; GROUP] {
+    let [even, odd] = D::transform(words, &mut Nothing);
+    slots::<W>(even, odd)
 }
 
 /// The slots of a chain.
@@ -213,31 +229,29 @@ pub(crate) fn one_by_one<L: Vectors, V: Visit<L> + ?Sized>(
 /// The span starts at a multiple of sixteen columns.
 #[inline(always)]
 pub(crate) fn walk<L: Vectors, D: Distribution>(noise: &Noise, span: Span, visitor: &mut impl Visit<L>) {
-    if L::CHAINS == 1 {
-        walk_in_chains::<L, D, 1>(noise, span, visitor);
+    let keys = noise.keys();
+    if L::ROUNDS_BESIDE {
+        walk_ahead::<L, D>(Way::new(noise, &keys, span), visitor);
     } else {
-        walk_in_chains::<L, D, 2>(noise, span, visitor);
+        walk_step_by_step::<L, D>(noise, &keys, span, visitor);
     }
 }
 
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
-fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
+fn walk_step_by_step<L: Vectors, D: Distribution>(
     noise: &Noise,
+    keys: &philox::Keys,
     span: Span,
     visitor: &mut impl Visit<L>,
 ) {
-    let keys = noise.keys();
     let end = span.column + span.columns;
     let (mut row, mut column) = (span.row, span.column);
     while row < span.row + span.rows {
         if L::WRITTEN_OUT && column + 2 * GROUP * LANES <= end {
-            let start = philox::row_start(noise.shared(row), &keys);
+            let start = philox::row_start(noise.shared(row), keys);
             while column + 2 * GROUP * LANES <= end {
-                let first = L::U32::load(&ORDER).add(L::U32::splat((column / BLOCK) as u32));
-                let second = first.add(L::U32::splat(LANES as u32));
-                let words = Chains::of_row([first, second], &start).words(&keys);
-                visitor.groups(row, column, values::<L::U32, D, 2>(words));
+                let words = Chains::of_row(two_groups::<L::U32>(column), &start, keys).words();
+                visitor.groups(row, column, values::<L::U32, D>(words, &mut Nothing));
                 column += 2 * GROUP * LANES;
             }
             if column == end {
@@ -246,56 +260,208 @@ fn walk_in_chains<L: Vectors, D: Distribution, const CHAINS: usize>(
             continue;
         }
         // The end of a row and the beginning of the next ones with it.
-        let mut slots = [[(row, column); GROUP]; CHAINS];
+        let mut slots = [(row, column); GROUP];
         let mut used = 0;
-        while used < CHAINS * GROUP && row < span.row + span.rows {
-            slots[used / GROUP][used % GROUP] = (row, column);
+        while used < GROUP && row < span.row + span.rows {
+            slots[used] = (row, column);
             used += 1;
             column += LANES;
             if column >= end {
                 (row, column) = (row + 1, span.column);
             }
         }
-        let mut counters = [noise.scattered::<L::U32>(slots[0]); CHAINS];
-        for i in 1..CHAINS {
-            counters[i] = noise.scattered(slots[i]);
-        }
-        let values = values::<L::U32, D, CHAINS>(Chains::of_counters(counters).words(&keys));
+        let words = Chains::of_counters([noise.scattered::<L::U32>(slots)], keys).words();
+        let values = values_of_one::<L::U32, D>(words);
         for i in 0..used {
-            let (row, column) = slots[i / GROUP][i % GROUP];
-            visitor.slot(row, column, values[i / GROUP][i % GROUP]);
+            let (row, column) = slots[i];
+            visitor.slot(row, column, values[i]);
         }
     }
 }
 
-/// The noise of one slot in eight draws that follow each other, by fours, from the one of `noise` on.
+/// The words of the slots to come are made beside the values of those that are visited.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
-pub(crate) fn draws<L: Vectors, D: Distribution>(
-    noise: &Noise,
-    keys: &philox::Keys,
+fn walk_ahead<L: Vectors, D: Distribution>(mut way: Way, visitor: &mut impl Visit<L>) {
+    let last = way.span.row + way.span.rows;
+    let mut here = (way.span.row, way.span.column);
+    let mut words = way.chains::<L::U32>(here).words();
+    while here.0 < last {
+        // A loop of its own where the next ones are of the same row, too: without a branch.
+        while way.is_whole(here.1 + 2 * GROUP * LANES) {
+            let next = (here.0, here.1 + 2 * GROUP * LANES);
+            let mut chains = way.whole(next);
+            let values = values::<_, D>(words, &mut chains);
+            words = chains.last_round();
+            visitor.groups(here.0, here.1, values);
+            here = next;
+        }
+        let (next, used) = way.after(here);
+        // Behind the last ones there is nothing to do beside them; that it is done nevertheless keeps one loop.
+        let mut chains = way.chains(if next.0 < last { next } else { here });
+        let values = values::<_, D>(words, &mut chains);
+        words = chains.last_round();
+        if way.is_whole(here.1) {
+            visitor.groups(here.0, here.1, values);
+        } else {
+            way.visit_slots::<L>(here, used, values, visitor);
+        }
+        here = next;
+    }
+}
+
+/// The first counter words of two groups of slots.
+#[inline(always)]
+fn two_groups<W: Words>(column: usize) -> [W; 2] {
+    let first = W::load(&ORDER).add(W::splat((column / BLOCK) as u32));
+    [first, first.add(W::splat(LANES as u32))]
+}
+
+/// The way through the slots of a span in row-major order, two groups of them at a time.
+struct Way<'a> {
+    noise: &'a Noise<'a>,
+    keys: &'a philox::Keys,
+    span: Span,
+    /// The row whose rounds begin so.
     row: usize,
-    column: usize,
-) -> [[L::F32; GROUP]; 2] {
-    let [draw, low, high] = noise.shared(row);
-    let columns = L::U32::splat((column / BLOCK) as u32).add(L::U32::load(&WITHIN_SLOT));
-    let first = L::U32::splat(draw).add(L::U32::repeat([0, 1, 2, 3]));
-    let second = first.add(L::U32::splat(GROUP as u32));
-    let [low, high] = [L::U32::splat(low), L::U32::splat(high)];
-    let counters = [[columns, first, low, high], [columns, second, low, high]];
-    let mut values = if L::CHAINS == 1 {
-        let [a] = values::<L::U32, D, 1>(Chains::of_counters([counters[0]]).words(keys));
-        let [b] = values::<L::U32, D, 1>(Chains::of_counters([counters[1]]).words(keys));
-        [a, b]
-    } else {
-        values::<L::U32, D, 2>(Chains::of_counters(counters).words(keys))
-    };
-    for i in 0..2 {
-        for j in 0..GROUP {
-            values[i][j] = values[i][j].in_step();
+    start: RowStart,
+}
+
+impl<'a> Way<'a> {
+    #[inline(always)]
+    fn new(noise: &'a Noise<'a>, keys: &'a philox::Keys, span: Span) -> Self {
+        let start = philox::row_start(noise.shared(span.row), keys);
+        Self { noise, keys, span, row: span.row, start }
+    }
+
+    /// Whether two groups of whole slots begin at a column.
+    #[inline(always)]
+    fn is_whole(&self, column: usize) -> bool {
+        column + 2 * GROUP * LANES <= self.span.column + self.span.columns
+    }
+
+    /// A number of columns on, or at the beginning of the next row.
+    #[inline(always)]
+    fn on(&self, (row, column): (usize, usize), columns: usize) -> (usize, usize) {
+        if column + columns < self.span.column + self.span.columns {
+            (row, column + columns)
+        } else {
+            (row + 1, self.span.column)
         }
     }
-    values
+
+    /// What comes two groups on, and how many slots they have: of the row where they are whole, else of the end of the
+    /// row and the beginning of the next ones with it, as far as there are any.
+    #[inline(always)]
+    fn after(&self, mut slot: (usize, usize)) -> ((usize, usize), usize) {
+        if self.is_whole(slot.1) {
+            return (self.on(slot, 2 * GROUP * LANES), 2 * GROUP);
+        }
+        let mut used = 0;
+        while used < 2 * GROUP && slot.0 < self.span.row + self.span.rows {
+            slot = self.on(slot, LANES);
+            used += 1;
+        }
+        (slot, used)
+    }
+
+    /// The chains of these two groups.
+    #[inline(always)]
+    fn chains<W: Words>(&mut self, slot: (usize, usize)) -> Chains<'a, W, 2> {
+        if self.is_whole(slot.1) { self.whole(slot) } else { self.scattered(slot) }
+    }
+
+    /// The chains of whole slots.
+    #[inline(always)]
+    fn whole<W: Words>(&mut self, slot: (usize, usize)) -> Chains<'a, W, 2> {
+        if self.row != slot.0 {
+            (self.row, self.start) = (slot.0, philox::row_start(self.noise.shared(slot.0), self.keys));
+        }
+        Chains::of_row(two_groups(slot.1), &self.start, self.keys)
+    }
+
+    /// The chains of slots of several rows.
+    #[inline(always)]
+    fn scattered<W: Words>(&self, mut slot: (usize, usize)) -> Chains<'a, W, 2> {
+        let mut slots = [[slot; GROUP]; 2];
+        for i in 0..2 * GROUP {
+            slots[i / GROUP][i % GROUP] = slot;
+            let next = self.on(slot, LANES);
+            if next.0 < self.span.row + self.span.rows {
+                slot = next;
+            }
+        }
+        Chains::of_counters([self.noise.scattered(slots[0]), self.noise.scattered(slots[1])], self.keys)
+    }
+
+    /// Visits slots one after the other.
+    #[inline(always)]
+    fn visit_slots<L: Vectors>(
+        &self,
+        mut slot: (usize, usize),
+        used: usize,
+        values: [[L::F32; GROUP]; 2],
+        visitor: &mut impl Visit<L>,
+    ) {
+        for i in 0..used {
+            visitor.slot(slot.0, slot.1, values[i / GROUP % 2][i % GROUP]);
+            slot = self.on(slot, LANES);
+        }
+    }
+}
+
+/// The noise of single slots in eight draws that follow each other, by fours, from the one of a [`Noise`] on.
+pub(crate) struct Draws<'a, L: Vectors> {
+    noise: &'a Noise<'a>,
+    keys: &'a philox::Keys,
+    /// The slot that is next, and its words where they are made ahead.
+    slot: (usize, usize),
+    words: Option<[Pairs<L::U32>; 2]>,
+}
+
+impl<'a, L: Vectors> Draws<'a, L> {
+    /// Begins with the slot at a column of a row.
+    #[inline(always)]
+    pub(crate) fn new(noise: &'a Noise<'a>, keys: &'a philox::Keys, slot: (usize, usize)) -> Self {
+        let mut draws = Self { noise, keys, slot, words: None };
+        if L::ROUNDS_BESIDE {
+            draws.words = Some(Chains::of_counters(draws.counters(slot), keys).words());
+        }
+        draws
+    }
+
+    /// The noise of the slot, and on to another.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    pub(crate) fn take<D: Distribution>(&mut self, next: (usize, usize)) -> [[L::F32; GROUP]; 2] {
+        let mut values = if let Some(words) = self.words {
+            let mut chains = Chains::of_counters(self.counters(next), self.keys);
+            let values = values::<L::U32, D>(words, &mut chains);
+            self.words = Some(chains.last_round());
+            values
+        } else {
+            let [first, second] = self.counters(self.slot);
+            let first = values_of_one::<L::U32, D>(Chains::of_counters([first], self.keys).words());
+            let second = values_of_one::<L::U32, D>(Chains::of_counters([second], self.keys).words());
+            [first, second]
+        };
+        self.slot = next;
+        for i in 0..2 {
+            for j in 0..GROUP {
+                values[i][j] = values[i][j].in_step();
+            }
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn counters(&self, (row, column): (usize, usize)) -> [[L::U32; 4]; 2] {
+        let [draw, low, high] = self.noise.shared(row);
+        let columns = L::U32::splat((column / BLOCK) as u32).add(L::U32::load(&WITHIN_SLOT));
+        let first = L::U32::splat(draw).add(L::U32::repeat([0, 1, 2, 3]));
+        let second = first.add(L::U32::splat(GROUP as u32));
+        let [low, high] = [L::U32::splat(low), L::U32::splat(high)];
+        [[columns, first, low, high], [columns, second, low, high]]
+    }
 }
 
 /// Visits the slots of a span likewise, where no noise is wanted.

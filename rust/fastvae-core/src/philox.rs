@@ -31,59 +31,100 @@ pub(crate) fn schedule(key: [u32; 2]) -> Keys {
     })
 }
 
-/// The blocks of sixteen first counter words each, `N` times, on their way.
-///
-/// The chains do not depend on each other, so the multiplications of one fill the waiting time of the other.
-#[derive(Clone, Copy)]
-pub(crate) struct Chains<W: Words, const N: usize, const DONE: usize>([W::Rounds; N]);
+/// Words of sixteen blocks, in the pairs of [`Words::last_round`].
+pub(crate) type Pairs<W> = [[W; 2]; 2];
 
-impl<W: Words, const N: usize> Chains<W, N, 0> {
+/// Work in steps that go between the steps of other work, each once and in order.
+pub trait Beside {
+    /// One of them.
+    fn step<const I: usize>(&mut self);
+
+    /// All of them.
+    #[inline(always)]
+    fn all(&mut self) {
+        // Written out: a loop stays a loop, whose state then moves between registers.
+        macro_rules! steps {
+            ($($i:literal)*) => {$( self.step::<$i>(); )*};
+        }
+        steps!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    }
+}
+
+/// No work.
+pub(crate) struct Nothing;
+
+impl Beside for Nothing {
+    #[inline(always)]
+    fn step<const I: usize>(&mut self) {}
+}
+
+/// Chains of sixteen blocks each on their way, two rounds done.
+///
+/// They do not depend on each other, so the multiplications of one fill the waiting time of the other. And two of them
+/// leave units of the processor free that the polynomials of other words want: the seven rounds of each before the
+/// last are [steps](Beside).
+#[derive(Clone, Copy)]
+pub(crate) struct Chains<'a, W: Words, const N: usize> {
+    states: [W::Rounds; N],
+    keys: &'a Keys,
+}
+
+// Loops by index and no `map`: a closure is not told to be inlined into the level's function, and an iterator takes
+// an array of vectors through memory.
+impl<'a, W: Words, const N: usize> Chains<'a, W, N> {
     /// From whole counters.
     #[inline(always)]
-    pub(crate) fn of_counters(counters: [[W; 4]; N]) -> Self {
-        // Loops by index and no `map`: a closure is not told to be inlined into the level's function, and an
-        // iterator takes an array of vectors through memory.
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    pub(crate) fn of_counters(counters: [[W; 4]; N], keys: &'a Keys) -> Self {
         let mut states = [W::begin_rounds(counters[0]); N];
         for i in 1..N {
             states[i] = W::begin_rounds(counters[i]);
         }
-        Self(states)
+        for key in [keys[0], keys[1]] {
+            for i in 0..N {
+                states[i] = W::round(states[i], key);
+            }
+        }
+        Self { states, keys }
     }
-}
 
-impl<W: Words, const N: usize> Chains<W, N, 2> {
     /// From the first words of counters that share the others.
     #[inline(always)]
-    pub(crate) fn of_row(first_words: [W; N], row: &RowStart) -> Self {
+    pub(crate) fn of_row(first_words: [W; N], row: &RowStart, keys: &'a Keys) -> Self {
         let mut states = [W::begin_rounds_of_row(first_words[0], row); N];
         for i in 1..N {
             states[i] = W::begin_rounds_of_row(first_words[i], row);
         }
-        Self(states)
+        Self { states, keys }
+    }
+
+    /// The words, all rounds done.
+    #[inline(always)]
+    pub(crate) fn words(mut self) -> [Pairs<W>; N] {
+        self.all();
+        self.last_round()
+    }
+
+    /// The words, all rounds but the last done.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    pub(crate) fn last_round(self) -> [Pairs<W>; N] {
+        let mut words = [W::last_round(self.states[0], self.keys[ROUNDS - 1]); N];
+        for i in 1..N {
+            words[i] = W::last_round(self.states[i], self.keys[ROUNDS - 1]);
+        }
+        words
     }
 }
 
-impl<W: Words, const N: usize, const DONE: usize> Chains<W, N, DONE> {
-    /// The words of each chain in the pairs of [`Words::last_round`].
+/// The seven rounds of each chain before the last.
+impl<W: Words, const N: usize> Beside for Chains<'_, W, N> {
     #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
-    pub(crate) fn words(mut self, keys: &Keys) -> [[[W; 2]; 2]; N] {
-        // Written out: the compiler leaves a loop of seven a loop, whose state then moves between registers.
-        macro_rules! rounds {
-            ($($round:literal)*) => {$(
-                if $round >= DONE {
-                    for i in 0..N {
-                        self.0[i] = W::round(self.0[i], keys[$round]);
-                    }
-                }
-            )*};
+    fn step<const I: usize>(&mut self) {
+        let round = 2 + I / N;
+        if round < ROUNDS - 1 {
+            self.states[I % N] = W::round(self.states[I % N], self.keys[round]);
         }
-        rounds!(0 1 2 3 4 5 6 7 8);
-        let mut words = [W::last_round(self.0[0], keys[ROUNDS - 1]); N];
-        for i in 1..N {
-            words[i] = W::last_round(self.0[i], keys[ROUNDS - 1]);
-        }
-        words
     }
 }
 
@@ -101,7 +142,7 @@ pub(crate) fn row_start([c1, c2, c3]: [u32; 3], keys: &Keys) -> RowStart {
 
 #[cfg(test)]
 mod tests {
-    use super::{Chains, block, row_start, schedule};
+    use super::{Beside, Chains, block, row_start, schedule};
     use crate::lanes::{Floats, LANES, Vectors, Words};
     use crate::level::{Kernel, Level, dispatch};
 
@@ -137,11 +178,12 @@ mod tests {
             let firsts = L::U32::load(&counting);
             let others = rest.map(L::U32::splat);
             let counters = [firsts, others[0], others[1], others[2]];
-            let whole = Chains::<L::U32, 2, 0>::of_counters([counters, counters]).words(&keys);
-            let of_row =
-                Chains::<L::U32, 2, 2>::of_row([firsts, firsts], &row_start(rest, &keys)).words(&keys);
+            let row = row_start(rest, &keys);
+            let whole = Chains::of_counters([counters, counters], &keys).words();
+            let mut of_row = Chains::of_row([firsts, firsts], &row, &keys);
+            of_row.all();
             let [a, b] = whole.map(by_lane);
-            let [c, d] = of_row.map(by_lane);
+            let [c, d] = of_row.last_round().map(by_lane);
             assert_eq!((a, c), (b, d), "the chains differ");
             [a, c]
         }

@@ -1,5 +1,6 @@
 //! Dividing work: into spans whose shape depends on the tensor alone, and among threads.
 
+use crate::lanes::LANES;
 use core::ops::Range;
 use std::sync::{Mutex, OnceLock};
 use std::thread;
@@ -53,6 +54,18 @@ impl Span {
     pub(crate) fn stretch(&self, row: usize, column: usize) -> (Range<usize>, usize) {
         let start = (row - self.row) * self.columns;
         (start..start + self.columns, column - self.column)
+    }
+
+    /// The slot after one, in row-major order; behind the last comes the last.
+    #[inline(always)]
+    pub(crate) fn after(&self, row: usize, column: usize) -> (usize, usize) {
+        if column + LANES < self.column + self.columns {
+            (row, column + LANES)
+        } else if row + 1 < self.row + self.rows {
+            (row + 1, self.column)
+        } else {
+            (row, column)
+        }
     }
 
     /// Number of elements.

@@ -19,8 +19,8 @@ impl Vectors for Avx2 {
     // Arrays compile to the same vector instructions inside a function that enables them.
     type F64 = Lanes<f64>;
     type U32 = U32;
-    // Two registers to a vector are two chains already, and their state fills half of the sixteen registers.
-    const CHAINS: usize = 1;
+    // Two registers to a vector: two chains alone fill the sixteen there are.
+    const ROUNDS_BESIDE: bool = false;
     const WRITTEN_OUT: bool = true;
 
     #[inline(always)]

@@ -19,7 +19,7 @@ impl Vectors for Avx512 {
     // Arrays compile to the same vector instructions inside a function that enables them.
     type F64 = Lanes<f64>;
     type U32 = U32;
-    const CHAINS: usize = 2;
+    const ROUNDS_BESIDE: bool = true;
     const WRITTEN_OUT: bool = true;
 
     #[inline(always)]
@@ -273,26 +273,44 @@ impl Sparse {
     /// The words of both, next to each other: of the even lanes, and of the odd ones.
     #[inline(always)]
     fn beside(self, other: Self) -> [U32; 2] {
-        let pair = |left: __m512i, right: __m512i| {
-            pure!({
-                let (left, right) = (_mm512_castsi512_ps(left), _mm512_castsi512_ps(right));
-                U32(_mm512_castps_si512(_mm512_mask_moveldup_ps(left, ODD, right)))
-            })
-        };
-        [pair(self.0[0], other.0[0]), pair(self.0[1], other.0[1])]
+        pure!([U32(lower(self.0[0], other.0[0])), U32(lower(self.0[1], other.0[1]))])
     }
 
     /// The upper halves of both, likewise.
     #[inline(always)]
     fn high_beside(self, other: Self) -> [U32; 2] {
-        let pair = |left: __m512i, right: __m512i| {
-            pure!({
-                let (left, right) = (_mm512_castsi512_ps(left), _mm512_castsi512_ps(right));
-                U32(_mm512_castps_si512(_mm512_mask_movehdup_ps(right, EVEN, left)))
-            })
-        };
-        [pair(self.0[0], other.0[0]), pair(self.0[1], other.0[1])]
+        pure!([U32(upper(self.0[0], other.0[0])), U32(upper(self.0[1], other.0[1]))])
     }
+}
+
+/// The even words of both, in turn: of the intrinsics for it the compiler makes two instructions.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lower(mut left: __m512i, right: __m512i) -> __m512i {
+    // SAFETY: a move between registers.
+    unsafe {
+        core::arch::asm!(
+            "vmovsldup {left}{{{odd}}}, {right}",
+            left = inout(zmm_reg) left, right = in(zmm_reg) right, odd = in(kreg) ODD,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    left
+}
+
+/// The odd words of both, likewise.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn upper(left: __m512i, mut right: __m512i) -> __m512i {
+    // SAFETY: a move between registers.
+    unsafe {
+        core::arch::asm!(
+            "vmovshdup {right}{{{even}}}, {left}",
+            right = inout(zmm_reg) right, left = in(zmm_reg) left, even = in(kreg) EVEN,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    right
 }
 
 /// Every other lane, from the first one on.
@@ -385,7 +403,12 @@ impl Words for U32 {
         let product0 = Sparse::new(first_words).multiply(MULTIPLIERS[0]);
         let product1 = product0.high().with(row.first).multiply(MULTIPLIERS[1]);
         let fourth = Self::splat(row.fourth).0;
-        [product1.high().with(row.second), product1, product0.with(row.third), Sparse([fourth, fourth])]
+        [
+            product1.high().with(row.second).in_step(),
+            product1,
+            product0.with(row.third).in_step(),
+            Sparse([fourth, fourth]),
+        ]
     }
 
     #[inline(always)]
@@ -406,7 +429,10 @@ impl Words for U32 {
         let [even_high, odd_high] = product1.high_beside(product0);
         let [even, odd] = c1.beside(c3);
         let [even_low, odd_low] = product1.beside(product0);
-        [[even_high.xor(even).xor(keys), even_low], [odd_high.xor(odd).xor(keys), odd_low]]
+        // Else the last exclusive or is left for where the word is used, and is an instruction more.
+        let [even, odd] =
+            Sparse([even_high.xor(even).xor(keys).0, odd_high.xor(odd).xor(keys).0]).in_step().0;
+        [[Self(even), even_low], [Self(odd), odd_low]]
     }
 
     #[inline(always)]

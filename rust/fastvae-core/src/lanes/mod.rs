@@ -388,8 +388,8 @@ pub trait Vectors: Copy {
     type F64: Floats<Scalar = f64>;
     /// Word lanes.
     type U32: Words<Floats = Self::F32>;
-    /// Chains of Philox rounds that its registers hold at a time: one alone waits for its multiplications.
-    const CHAINS: usize;
+    /// Whether its registers hold chains of Philox rounds and polynomials at the same time.
+    const ROUNDS_BESIDE: bool;
     /// Whether two groups of whole slots of a row are taken together, written out: more code, but no vector that a
     /// register holds goes through memory.
     const WRITTEN_OUT: bool;

@@ -12,7 +12,7 @@ impl Vectors for Portable {
     type F32 = Lanes<f32>;
     type F64 = Lanes<f64>;
     type U32 = Lanes<u32>;
-    const CHAINS: usize = 1;
+    const ROUNDS_BESIDE: bool = false;
     const WRITTEN_OUT: bool = false;
 
     #[inline(always)]

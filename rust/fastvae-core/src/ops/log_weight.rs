@@ -11,7 +11,7 @@ use crate::element::{Element, Vector};
 use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, first, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::deviation;
-use crate::noise::{GROUP, Noise, Normal, Visit, draws, walk};
+use crate::noise::{Draws, GROUP, Noise, Normal, Visit, walk};
 use crate::split::{Span, finer, for_each, pieces, spans, spans_of, threads_for};
 use crate::{Execution, Matrix};
 use core::ops::Range;
@@ -123,10 +123,11 @@ fn in_a_run<T: Element, L: Vectors>(
     mut samples: [(&mut [T], KlPiece<T::Math>); RUN],
 ) {
     let keys = noise.keys();
+    let mut draws = Draws::<L>::new(noise, &keys, (span.row, span.column));
     for row in span.row..span.row + span.rows {
         let mut sums = Sums::<Vector<T, L>, RUN>::new();
         for column in (span.column..span.column + span.columns).step_by(LANES) {
-            let eps = draws::<L, Normal>(noise, &keys, row, column);
+            let eps = draws.take::<Normal>(span.after(row, column));
             let (stretch, at) = span.stretch(row, column);
             let m = T::load::<L>(mu.within(row, span), at);
             let l = T::load::<L>(logvar.within(row, span), at);
@@ -305,9 +306,10 @@ impl<T: Element, const SAMPLE: bool, const WEIGHT: bool> BackwardSlots<'_, T, SA
     #[inline(always)]
     fn run<L: Vectors>(&mut self, noise: &Noise) {
         let (keys, span) = (noise.keys(), self.work.span);
+        let mut draws = Draws::<L>::new(noise, &keys, (span.row, span.column));
         for row in span.row..span.row + span.rows {
             for column in (span.column..span.column + span.columns).step_by(LANES) {
-                let eps = draws::<L, Normal>(noise, &keys, row, column);
+                let eps = draws.take::<Normal>(span.after(row, column));
                 let (stretch, at) = span.stretch(row, column);
                 let m = T::load::<L>(self.work.mu.within(row, span), at);
                 let sigma = deviation(T::load::<L>(self.work.logvar.within(row, span), at));
