@@ -121,6 +121,7 @@ impl<'a, W: Words, const N: usize> Chains<'a, W, N> {
 impl<W: Words, const N: usize> Beside for Chains<'_, W, N> {
     #[inline(always)]
     fn step<const I: usize>(&mut self) {
+        const { assert!(N == 1 || N == 2, "fourteen steps are the rounds of two chains") }
         let round = 2 + I / N;
         if round < ROUNDS - 1 {
             self.states[I % N] = W::round(self.states[I % N], self.keys[round]);
