@@ -352,6 +352,21 @@ def test_totals_are_means_over_the_samples_of_steps_that_counted():
     assert means.kl == pytest.approx(float(kl.mean()), rel=1e-12)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, torch.tensor(0.3)])
+def test_a_step_begins_backward_with_the_derivatives_of_the_bound(weight):
+    """The bits of what autograd makes of it, whatever comes before and after with another weight or size."""
+    from fastvae.objectives import elbo
+    from fastvae.training.step import _Slopes
+
+    slopes = _Slopes()
+    for size in (7, 128, 7):
+        for each in (0.9, weight, weight):
+            recon, kl = (torch.randn(size, requires_grad=True) for _ in range(2))
+            expected = torch.autograd.grad(-elbo(recon, kl, each), (recon, kl))
+            for got, wanted in zip(slopes(recon, kl, each), expected, strict=True):
+                torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
 # Non-finite numbers
 
 
@@ -391,7 +406,7 @@ def test_a_skipped_step_is_as_if_it_had_not_been():
         nn.init.constant_(model.bias, 0.5)
         adam = CautiousAdam(model, learning_rate=0.1, weight_decay=0.1)
         skipped = [
-            bool(adam.step(model(torch.tensor([[1.0, 2.0]])).square().sum() * loss)) for loss in losses
+            bool(adam.step([model(torch.tensor([[1.0, 2.0]])).square().sum() * loss])) for loss in losses
         ]
         return skipped, model.state_dict()
 
@@ -411,15 +426,15 @@ def test_a_parameter_counts_the_steps_in_which_it_has_a_gradient():
             nn.init.constant_(layer.weight, 0.5)
         step = step_of(model)
         for used in (2, 1, 1, 2, 1):
-            step(sum(layer(torch.tensor([1.0, 2.0])).square().sum() for layer in model[:used]))
+            step([layer(torch.tensor([1.0, 2.0])).square().sum() for layer in model[:used]])
         return model.state_dict()
 
     def torchs(model):
         adam = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1, fused=True)
 
-        def step(loss):
+        def step(losses):
             adam.zero_grad()
-            loss.backward()
+            sum(losses).backward()
             adam.step()
 
         return step

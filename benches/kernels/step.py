@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,15 @@ from comparison import Comparison, Target
 from fastvae import noise
 from fastvae.data import open_data
 from fastvae.models import VAE, ModelSpec, build_model
-from fastvae.objectives import elbo, kl_weight
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
 from fastvae.training.loop import _batches
-from fastvae.training.optimizer import CautiousAdam
 from fastvae.training.progress import Progress
+from fastvae.training.step import Step, Steps
 from kernels.batches import images
 from plain import PIXELS, PlainVAE
+
+T = TypeVar("T")
 
 HIDDEN, CODES, BATCH = 400, 20, 128
 ROWS = BATCH * (60_000 // BATCH)
@@ -90,24 +92,18 @@ def fastvae_step(name: str) -> harness.Candidate:
     )
     model = build_model(ModelSpec((PIXELS,), CODES, hidden_dims=(HIDDEN,)))
     check_fastvae(name, model)
-    optimizer = CautiousAdam(model, learning_rate=RATE, weight_decay=0.0)
-    data = open_data(images(ROWS))
-    totals, progress, steps = EpochTotals(CPU), Progress(show=False), itertools.count()
-    batches = endless(lambda epoch: _batches(data, settings, epoch, CPU))
+    data, totals, progress = open_data(images(ROWS)), EpochTotals(CPU), Progress(show=False)
+    steps = Steps(Step(model, settings, device=CPU), totals, settings, total_steps=ROWS // BATCH)
+    sizes = endless(lambda epoch: steps.epoch(epoch, _batches(data, settings, epoch, CPU)))
 
     def work(_: object) -> None:
-        x, step = next(batches), next(steps)
-        beta = kl_weight(step, ROWS // BATCH, beta=settings.beta, warmup=settings.warmup)
-        terms = model(x, noise.fold_in(settings.seed, step))
-        skipped = optimizer.step(elbo(terms.recon, terms.kl, beta), maximize=True)
-        totals.add(terms, skipped)
-        progress.advance(len(x), "1/1", totals.read)
+        progress.advance(next(sizes), "1/1", totals.read)
 
     return harness.Candidate(name, work)
 
 
-def endless(epoch: Callable[[int], Iterator[Tensor]]) -> Iterator[Tensor]:
-    """The batches of one epoch after the other."""
+def endless(epoch: Callable[[int], Iterator[T]]) -> Iterator[T]:
+    """What one epoch after the other gives."""
     return itertools.chain.from_iterable(epoch(number) for number in itertools.count(1))
 
 

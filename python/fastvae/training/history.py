@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple, TypeAlias
 
@@ -53,7 +54,7 @@ class EpochTotals:
         # MPS has no float64; a float32 sum of an epoch is still good to five digits.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(4, dtype=self._dtype, device=device)
-        self._pending = list[tuple[Tensor, Tensor, Tensor]]()
+        self._pending = list[tuple[Tensor, Tensor, Tensor]]()  # recon, KL, and whether the step was skipped
         self._sizes = dict[int, Tensor]()
         self.steps = 0
 
@@ -68,10 +69,12 @@ class EpochTotals:
         self._sums += _kept(torch.cat((self._sums_of(terms), self._size(len(terms.recon)))), skipped)
 
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
-        """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0)."""
-        # No more than has to be done before the tensors may be used again: on small networks each operation
-        # takes as long as a layer.
-        self._pending.append((self._sums_of(terms), self._size(len(terms.recon)), skipped))
+        """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0).
+
+        The terms are without a graph, and nobody writes to them later.
+        """
+        # They only wait: on small networks each operation takes as long as a layer.
+        self._pending.append((terms.recon, terms.kl, skipped))
         self.steps += 1
         if len(self._pending) == MOST_PENDING:
             self._sums += self._pending_sums()
@@ -83,11 +86,13 @@ class EpochTotals:
 
     def _pending_sums(self) -> Tensor:
         """The recon, the KL, the number of samples and that of steps among what waits."""
-        if not self._pending:
-            return torch.zeros_like(self._sums)
-        sums, sizes, skipped = zip(*self._pending, strict=True)
-        steps = torch.cat((torch.stack(sums), torch.stack(sizes)), 1)
-        return _kept(steps, torch.stack(skipped).unsqueeze(1)).sum(0)
+        sums = torch.zeros_like(self._sums)
+        for samples, batches in itertools.groupby(self._pending, key=lambda batch: len(batch[0])):
+            recon, kl, skipped = (torch.stack(each) for each in zip(*batches, strict=True))
+            terms = torch.stack((recon, kl), -1).sum(1, dtype=self._dtype)
+            steps = torch.cat((terms, self._size(samples).expand_as(terms)), 1)
+            sums += _kept(steps, skipped.unsqueeze(1)).sum(0)
+        return sums
 
     def _size(self, samples: int) -> Tensor:
         """The number of samples and of steps in a batch, on the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -17,19 +18,27 @@ LIKELIHOOD_RATE = 10
 learning rate a step, and a log-variance has a long way to go from 0."""
 
 
-class _State(NamedTuple):
-    parameter: nn.Parameter
-    mean: Tensor
-    square: Tensor
-    step: Tensor
-
-
 class _Group(NamedTuple):
-    """Parameters of one dtype that the fused kernel takes together."""
+    """Parameters of one dtype that the fused kernel takes together, and what Adam keeps of each."""
 
-    states: list[_State]
+    parameters: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
     learning_rate: float
     weight_decay: float
+
+    def used(self, gradients: Sequence[Tensor | None]) -> _Group:
+        """Those that have a gradient; nearly always all of them."""
+        if all(gradient is not None for gradient in gradients):
+            return self
+        have = [gradient is not None for gradient in gradients]
+        return self._replace(
+            parameters=list(compress(self.parameters, have)),
+            means=list(compress(self.means, have)),
+            squares=list(compress(self.squares, have)),
+            steps=list(compress(self.steps, have)),
+        )
 
 
 class CautiousAdam:
@@ -47,79 +56,83 @@ class CautiousAdam:
     """
 
     def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
-        self._states = list[_State]()
         groups = dict[tuple[bool, torch.dtype], _Group]()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                zero = torch.zeros_like(parameter)
-                step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                state = _State(parameter, zero, zero.clone(), step)
                 own = name.startswith("likelihood.")
                 rates = (LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay)
-                groups.setdefault((own, parameter.dtype), _Group([], *rates)).states.append(state)
-                self._states.append(state)
+                group = groups.setdefault((own, parameter.dtype), _Group([], [], [], [], *rates))
+                group.parameters.append(parameter)
+                group.means.append(torch.zeros_like(parameter))
+                group.squares.append(torch.zeros_like(parameter))
+                group.steps.append(torch.zeros((), dtype=torch.float32, device=parameter.device))
         self._groups = list(groups.values())
         self._numbers = dict[tuple[float, torch.dtype, torch.device], Tensor]()
 
-    def step(self, loss: Tensor, *, maximize: bool = False) -> Tensor:
+    def step(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor] | None = None) -> Tensor:
         """Differentiate and update.
 
         Parameters
         ----------
-        loss : Tensor
-            A scalar, to be minimised.
-        maximize : bool
-            It is to be maximised instead.
+        outputs : sequence of Tensor
+            What the loss is a function of, or the loss itself, a scalar. It is to be minimised.
+        slopes : sequence of Tensor, optional
+            The derivative of the loss with respect to each output. Without, their sum is the loss.
 
         Returns
         -------
         Tensor
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
-        for state in self._states:
-            state.parameter.grad = None
-        # Beginning with -1 is a negation less, forward and backward, and with a number that is there already.
-        loss.backward(self._number(-1.0 if maximize else 1.0, loss))
+        for group in self._groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+        torch.autograd.backward(outputs, slopes)
         with torch.no_grad():
-            skipped = self._found_inf(loss.detach(), _gradients(self._states))
+            gradients = [[parameter.grad for parameter in group.parameters] for group in self._groups]
+            there = [gradient for of_group in gradients for gradient in of_group if gradient is not None]
+            # Contiguous: what looks at them also writes the same numbers back.
+            skipped = self._found_inf([output.detach().contiguous() for output in outputs], there)
             counted = 1 - skipped
-            for states, learning_rate, weight_decay in self._groups:
-                used = [state for state in states if state.parameter.grad is not None]
-                if not used:
+            for group, of_group in zip(self._groups, gradients, strict=True):
+                used = group.used(of_group)
+                if not used.parameters:
                     continue
-                steps = [state.step for state in used]
                 # With alpha: without, torch reads the number from the device and adds that.
-                torch._foreach_add_(steps, counted, alpha=1)
+                torch._foreach_add_(used.steps, counted, alpha=1)
                 # The kernel itself: on small networks `torch.optim` takes as long around it as it takes.
                 torch._fused_adamw_(
-                    [state.parameter for state in used],
-                    _gradients(used),
-                    [state.mean for state in used],
-                    [state.square for state in used],
+                    used.parameters,
+                    [gradient for gradient in of_group if gradient is not None],
+                    used.means,
+                    used.squares,
                     [],
-                    steps,
+                    used.steps,
                     found_inf=skipped,
                     amsgrad=False,
                     beta1=BETA1,
                     beta2=BETA2,
-                    lr=learning_rate,
-                    weight_decay=weight_decay,
+                    lr=used.learning_rate,
+                    weight_decay=used.weight_decay,
                     eps=EPSILON,
                     maximize=False,
                 )
         return skipped
 
-    def _found_inf(self, loss: Tensor, gradients: list[Tensor]) -> Tensor:
-        """1 if the loss or a gradient is not finite, else 0, a float32 scalar on the device."""
-        tensors = [loss, *gradients]
-        plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
-        if plain and loss.device.type in {"cpu", "cuda"}:
-            found = torch.zeros((), dtype=torch.float32, device=loss.device)
+    def _found_inf(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """1 if an output or a gradient is not finite, else 0, a float32 scalar on the device."""
+        tensors = outputs + gradients
+        device = tensors[0].device
+        plain = all(t.dtype is torch.float32 and t.layout is torch.strided for t in tensors)
+        if plain and device.type in {"cpu", "cuda"}:
+            found = torch.zeros((), dtype=torch.float32, device=device)
             # What torch's GradScaler does, one operation for all of them; it multiplies them by 1.
             torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, self._number(1.0, found))
             return found
-        norm = nn.utils.get_total_norm(gradients)
-        return (~(loss.isfinite() & norm.isfinite())).to(torch.float32)
+        finite = nn.utils.get_total_norm(gradients).isfinite()
+        for output in outputs:
+            finite = finite & output.isfinite().all()
+        return (~finite).to(torch.float32)
 
     def _number(self, value: float, like: Tensor) -> Tensor:
         """A scalar of the dtype and device of another, made once and only read."""
@@ -127,7 +140,3 @@ class CautiousAdam:
         if key not in self._numbers:
             self._numbers[key] = torch.full((), value, dtype=like.dtype, device=like.device)
         return self._numbers[key]
-
-
-def _gradients(states: Sequence[_State]) -> list[Tensor]:
-    return [gradient for state in states if (gradient := state.parameter.grad) is not None]

@@ -14,7 +14,7 @@ from fastvae import noise
 from fastvae.data import Data
 from fastvae.data.binarize import Binarize
 from fastvae.models import VAE, FlooredTerms, Terms
-from fastvae.objectives import elbo, kl_weight
+from fastvae.objectives import kl_weight
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
 from fastvae.training.optimizer import CautiousAdam
@@ -62,10 +62,11 @@ class Step:
             model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self._batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self._bound = _bound(model, settings, device)
+        self._terms = _terms(model, settings, device)
+        self._slopes = _Slopes()
         # A seed is the same for every code that draws by it: compiled dropout draws what eager dropout does.
         self._compiled = (
-            torch.compile(_on_its_own(self._bound), dynamic=False, options={"fallback_random": True})
+            torch.compile(_on_its_own(self._terms), dynamic=False, options={"fallback_random": True})
             if inductor
             else None
         )
@@ -92,27 +93,56 @@ class Step:
         """
         if self._compiled is None or self._compiled_size not in {None, len(x)}:
             with _safe_for_one(self._batch_norms, len(x)):
-                objective, recon, kl = self._bound(x, seed, weight)
+                terms = self._terms(x, seed)
         else:
-            objective, recon, kl = self._run_compiled(self._compiled, x, seed, weight)
-        return Terms(recon.detach(), kl.detach()), self._optimizer.step(objective, maximize=True)
+            terms = self._run_compiled(self._compiled, x, seed)
+        kl = terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
+        outputs, slopes = [terms.recon], self._slopes(terms.recon, kl, weight)
+        if kl.requires_grad:  # without variance it is 0
+            outputs.append(kl)
+        skipped = self._optimizer.step(outputs, slopes[: len(outputs)])
+        return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
-    def _run_compiled(
-        self, compiled: _Bound, x: Tensor, seed: int | Tensor, weight: float | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        # Numbers would be compiled in, and the next step compiled again.
-        seed = _on(self._device, seed, torch.int64)
-        weight = _on(self._device, weight, torch.float32)
+    def _run_compiled(self, compiled: _Terms, x: Tensor, seed: int | Tensor) -> Terms | FlooredTerms:
+        # A number would be compiled in, and the next step compiled again.
+        seed = seed if isinstance(seed, Tensor) else torch.full((), seed, device=self._device)
         first, self._compiled_size = self._compiled_size is None, len(x)
         try:
             with _safe_for_one(self._batch_norms, len(x)):
-                return compiled(x, seed, weight)
+                return compiled(x, seed)
         except Exception as error:
             if first:
                 error.add_note(
                     'compile="inductor" compiles the step by torch.compile; compile=False does not'
                 )
             raise
+
+
+class _Slopes:
+    """The derivatives of ``-elbo(recon, kl, weight)``, the loss, with respect to its two terms.
+
+    Backward begins with them: on small networks the bound itself, and what autograd makes of it, takes as
+    long as a layer, and nobody asks for its value.
+    """
+
+    def __init__(self) -> None:
+        self._unweighted = dict[object, tuple[Tensor, Tensor]]()
+        self._weighted = dict[object, tuple[float, Tensor]]()
+
+    def __call__(self, recon: Tensor, kl: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Give them, of the shapes and dtypes of the terms: ``-1 / B`` and ``weight / B``."""
+        key = len(recon), recon.dtype, kl.dtype
+        if key not in self._unweighted:
+            minus_one, one = torch.full_like(recon, -1), torch.ones_like(kl)
+            self._unweighted[key] = minus_one / len(recon), one / len(kl)
+        of_recon, of_kl = self._unweighted[key]
+        if isinstance(weight, Tensor):
+            return of_recon, of_kl * weight
+        made_for, weighted = self._weighted.get(key, (None, of_kl))
+        if weight != made_for:
+            weighted = of_kl * weight
+            self._weighted[key] = weight, weighted
+        return of_recon, weighted
 
 
 class Steps:
@@ -172,37 +202,29 @@ class Steps:
         return kl_weight(step, self._total_steps, beta=settings.beta, warmup=settings.warmup)
 
 
-_Bound = Callable[[Tensor, int | Tensor, float | Tensor], tuple[Tensor, Tensor, Tensor]]
-"""From a batch, a seed and the weight of the KL to the bound, to be maximised, and its two terms."""
+_Terms = Callable[[Tensor, int | Tensor], Terms | FlooredTerms]
+"""From a batch and a seed to the terms of the bound."""
 
 
-def _bound(model: VAE, settings: Settings, device: torch.device) -> _Bound:
+def _terms(model: VAE, settings: Settings, device: torch.device) -> _Terms:
     free_bits = settings.free_bits
     dense = AUTOCAST[settings.precision]
 
-    def bound(x: Tensor, seed: int | Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def terms(x: Tensor, seed: int | Tensor) -> Terms | FlooredTerms:
         if dense is None:
-            terms = model(x, seed, free_bits=free_bits)
-        else:
-            # No cache: weights change with each step, and are used once in it.
-            with torch.autocast(device.type, dense, cache_enabled=False):
-                terms = model(x, seed, free_bits=free_bits)
-        kl = terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
-        return elbo(terms.recon, kl, weight), terms.recon, terms.kl
+            return model(x, seed, free_bits=free_bits)
+        # No cache: weights change with each step, and are used once in it.
+        with torch.autocast(device.type, dense, cache_enabled=False):
+            return model(x, seed, free_bits=free_bits)
 
-    return bound
+    return terms
 
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 """What dense layers compute in, by the name of the precision; None is the dtype of the weights."""
 
 
-def _on(device: torch.device, number: float | Tensor, dtype: torch.dtype) -> Tensor:
-    """A number on the device, by an operation that does not wait for it."""
-    return number if isinstance(number, Tensor) else torch.full((), number, dtype=dtype, device=device)
-
-
-def _on_its_own(function: _Bound) -> _Bound:
+def _on_its_own(function: _Terms) -> _Terms:
     """The function with a code object that no other has: compiled code is counted, and limited, by that."""
     plain = cast("FunctionType", function)
     return FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__, None, plain.__closure__)
