@@ -142,6 +142,10 @@ impl<V: Floats> RowSum<V> {
     #[inline(always)]
     pub(crate) fn add_all<const N: usize>(&mut self, values: [V; N], at: usize) -> Option<f64> {
         self.sum.add_all(values);
-        (at + N * LANES >= self.columns).then(|| core::mem::replace(&mut self.sum, Sum::new()).finish())
+        // Not `bool::then`: a closure is compiled without the instructions of the level wherever it is not inlined.
+        if at + N * LANES < self.columns {
+            return None;
+        }
+        Some(core::mem::replace(&mut self.sum, Sum::new()).finish())
     }
 }
