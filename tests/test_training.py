@@ -352,22 +352,47 @@ def test_totals_are_means_over_the_samples_of_steps_that_counted():
     assert means.kl == pytest.approx(float(kl.mean()), rel=1e-12)
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, torch.tensor(0.3)])
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, 1, torch.tensor(0.3)])
 def test_a_step_begins_backward_with_the_derivatives_of_the_bound(weight):
-    """The bits of what autograd makes of it, whatever comes before and after with another weight or size."""
+    """The bits of what autograd makes of it."""
     from fastvae.objectives import elbo
-    from fastvae.training.step import _Slopes
+    from fastvae.training.step import _slopes
 
-    slopes = _Slopes()
-    for size in (7, 128, 7):
-        for each in (0.9, weight, weight):
-            recon, kl = (torch.randn(size, requires_grad=True) for _ in range(2))
-            expected = torch.autograd.grad(-elbo(recon, kl, each), (recon, kl))
-            for got, wanted in zip(slopes(recon, kl, each), expected, strict=True):
-                torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    for size in range(1, 300):
+        recon, kl = (torch.randn(size, requires_grad=True) for _ in range(2))
+        expected = torch.autograd.grad(-elbo(recon, kl, weight), (recon, kl))
+        for got, wanted in zip(_slopes(recon, kl, weight), expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
+def test_totals_keep_no_memory_of_others():
+    """A likelihood may write each batch to the same buffer."""
+    from fastvae.models import Terms
+    from fastvae.training.history import EpochTotals
+
+    totals, recon, kl = EpochTotals(torch.device("cpu")), torch.empty(4), torch.empty(4)
+    for value in (1.0, 2.0):
+        totals.add(Terms(recon.fill_(value), kl.fill_(-value)), torch.tensor(0.0))
+    assert totals.read()[:2] == (1.5, -1.5)
 
 
 # Non-finite numbers
+
+
+class Laplace(Likelihood):
+    name = "laplace"
+
+    def log_prob(self, params, x):
+        return -(x - params).abs().add(np.log(2)).flatten(1).sum(1)
+
+    def mean(self, params):
+        return params
+
+    def sample(self, params, seed=None, *, row_offset=0):
+        return params + noise.normal(params.shape, seed, row_offset=row_offset)
+
+    def check_range(self, low, high):
+        pass
 
 
 class Explosive(nn.Module):
@@ -394,6 +419,50 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
     assert len([w for w in caught if w.category is NonFiniteWarning]) == 1
     assert all(value.isfinite().all() for value in weights(result).values())
     assert np.isfinite([record["elbo"] for record in result.history]).all()
+
+
+def test_terms_count_though_they_have_no_gradient():
+    """A decoder may be fixed now and then; an infinite KL is noticed also where nothing learns by it."""
+
+    class NowAndThen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.uses = nn.Linear(2, 5), 0
+
+        def forward(self, z):
+            self.uses += 1
+            with torch.set_grad_enabled(self.uses % 3 > 0):
+                return self.inner(z)
+
+    class Enormous(nn.Module):
+        def forward(self, x):
+            return torch.cat((1e20 * x[:, :2], x[:, 2:4]), 1)
+
+    assert np.isfinite(run(TABLE, decoder=NowAndThen(), validation=None).history[-1]["elbo"])
+    decoder = nn.Sequential(nn.Tanh(), nn.Linear(2, 5))
+    with pytest.raises(NonFiniteError, match="4 of 4 steps"):
+        run(TABLE, encoder=Enormous(), decoder=decoder, validation=None, hidden_dims=None)
+
+
+def test_a_hook_that_writes_to_a_gradient_does_so_once():
+    """What backward begins with is not what a hook left of it the step before."""
+
+    class Hooked(Laplace):
+        def __init__(self, hook):
+            super().__init__()
+            self.hook = hook
+
+        def log_prob(self, params, x):
+            recon = super().log_prob(params, x)
+            if recon.requires_grad:
+                recon.register_hook(self.hook)
+            return recon
+
+    in_place, anew = (
+        run(TABLE, likelihood=Hooked(halve), epochs=3)
+        for halve in (lambda gradient: gradient.mul_(0.5), lambda gradient: gradient * 0.5)
+    )
+    assert_same(weights(in_place), weights(anew))
 
 
 def test_a_skipped_step_is_as_if_it_had_not_been():
@@ -518,21 +587,6 @@ def test_the_choices_are_told(capsys):
 
 
 def test_a_likelihood_of_ones_own():
-    class Laplace(Likelihood):
-        name = "laplace"
-
-        def log_prob(self, params, x):
-            return -(x - params).abs().add(np.log(2)).flatten(1).sum(1)
-
-        def mean(self, params):
-            return params
-
-        def sample(self, params, seed=None, *, row_offset=0):
-            return params + noise.normal(params.shape, seed, row_offset=row_offset)
-
-        def check_range(self, low, high):
-            pass
-
     result = run(TABLE, likelihood=Laplace())
     assert type(result.model.likelihood) is Laplace
     assert result.config.model.custom == ("likelihood",)

@@ -54,7 +54,7 @@ class EpochTotals:
         # MPS has no float64; a float32 sum of an epoch is still good to five digits.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(4, dtype=self._dtype, device=device)
-        self._pending = list[tuple[Tensor, Tensor, Tensor]]()  # recon, KL, and whether the step was skipped
+        self._pending = list[tuple[Tensor, Tensor]]()
         self._sizes = dict[int, Tensor]()
         self.steps = 0
 
@@ -69,12 +69,10 @@ class EpochTotals:
         self._sums += _kept(torch.cat((self._sums_of(terms), self._size(len(terms.recon)))), skipped)
 
     def add(self, terms: Terms | FlooredTerms, skipped: Tensor) -> None:
-        """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0).
-
-        The terms are without a graph, and nobody writes to them later.
-        """
-        # They only wait: on small networks each operation takes as long as a layer.
-        self._pending.append((terms.recon, terms.kl, skipped))
+        """Add a batch, or only count it where its step was skipped (a scalar, 1 or 0)."""
+        # Copied, as whoever made them may use their memory again. The rest waits: on small networks each
+        # operation takes as long as a layer.
+        self._pending.append((_side_by_side(terms), skipped))
         self.steps += 1
         if len(self._pending) == MOST_PENDING:
             self._sums += self._pending_sums()
@@ -82,15 +80,15 @@ class EpochTotals:
 
     def _sums_of(self, terms: Terms | FlooredTerms) -> Tensor:
         """The recon and the KL of a batch."""
-        return torch.stack((terms.recon.detach(), terms.kl.detach())).sum(1, dtype=self._dtype)
+        return _side_by_side(terms).sum(-1, dtype=self._dtype)
 
     def _pending_sums(self) -> Tensor:
         """The recon, the KL, the number of samples and that of steps among what waits."""
         sums = torch.zeros_like(self._sums)
-        for samples, batches in itertools.groupby(self._pending, key=lambda batch: len(batch[0])):
-            recon, kl, skipped = (torch.stack(each) for each in zip(*batches, strict=True))
-            terms = torch.stack((recon, kl), -1).sum(1, dtype=self._dtype)
-            steps = torch.cat((terms, self._size(samples).expand_as(terms)), 1)
+        for samples, batches in itertools.groupby(self._pending, key=lambda batch: batch[0].shape[1]):
+            terms, skipped = (torch.stack(each) for each in zip(*batches, strict=True))
+            of_batches = terms.sum(-1, dtype=self._dtype)
+            steps = torch.cat((of_batches, self._size(samples).expand_as(of_batches)), 1)
             sums += _kept(steps, skipped.unsqueeze(1)).sum(0)
         return sums
 
@@ -109,6 +107,11 @@ class EpochTotals:
         if samples == 0:
             return Means(math.nan, math.nan, 0, skipped)
         return Means(recon / samples, kl / samples, int(samples), skipped)
+
+
+def _side_by_side(terms: Terms | FlooredTerms) -> Tensor:
+    """The recon and the KL of each sample of a batch, ``(2, B)``, in memory of their own."""
+    return torch.stack((terms.recon.detach(), terms.kl.detach()))
 
 
 def _kept(steps: Tensor, skipped: Tensor) -> Tensor:

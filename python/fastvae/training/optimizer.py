@@ -42,7 +42,7 @@ class _Group(NamedTuple):
 
 
 class CautiousAdam:
-    """torch's fused Adam, whose step does nothing where the loss or the gradient is not finite.
+    """torch's fused Adam, whose step does nothing where a term of the loss or a gradient is not finite.
 
     The decision is a tensor on the device that the fused kernel reads (``found_inf``, as automatic mixed
     precision does), so no step waits for it. Weight decay is decoupled (AdamW; with 0 it is Adam) and leaves
@@ -75,7 +75,8 @@ class CautiousAdam:
         Parameters
         ----------
         outputs : sequence of Tensor
-            What the loss is a function of, or the loss itself, a scalar. It is to be minimised.
+            What the loss is a function of, or the loss itself, a scalar. It is to be minimised. At least one
+            requires grad.
         slopes : sequence of Tensor, optional
             The derivative of the loss with respect to each output. Without, their sum is the loss.
 
@@ -87,12 +88,14 @@ class CautiousAdam:
         for group in self._groups:
             for parameter in group.parameters:
                 parameter.grad = None
-        torch.autograd.backward(outputs, slopes)
+        roots = [output.requires_grad for output in outputs]
+        torch.autograd.backward(
+            list(compress(outputs, roots)), None if slopes is None else list(compress(slopes, roots))
+        )
         with torch.no_grad():
             gradients = [[parameter.grad for parameter in group.parameters] for group in self._groups]
             there = [gradient for of_group in gradients for gradient in of_group if gradient is not None]
-            # Contiguous: what looks at them also writes the same numbers back.
-            skipped = self._found_inf([output.detach().contiguous() for output in outputs], there)
+            skipped = self._found_inf([_plain(output) for output in outputs], there)
             counted = 1 - skipped
             for group, of_group in zip(self._groups, gradients, strict=True):
                 used = group.used(of_group)
@@ -140,3 +143,9 @@ class CautiousAdam:
         if key not in self._numbers:
             self._numbers[key] = torch.full((), value, dtype=like.dtype, device=like.device)
         return self._numbers[key]
+
+
+def _plain(output: Tensor) -> Tensor:
+    """An output in a form that may be looked at with the gradients: which writes the same numbers back."""
+    half = output.dtype in {torch.bfloat16, torch.float16}
+    return output.detach().to(torch.float32 if half else output.dtype).contiguous()

@@ -63,7 +63,6 @@ class Step:
         )
         self._batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._terms = _terms(model, settings, device)
-        self._slopes = _Slopes()
         # A seed is the same for every code that draws by it: compiled dropout draws what eager dropout does.
         self._compiled = (
             torch.compile(_on_its_own(self._terms), dynamic=False, options={"fallback_random": True})
@@ -96,11 +95,8 @@ class Step:
                 terms = self._terms(x, seed)
         else:
             terms = self._run_compiled(self._compiled, x, seed)
-        kl = terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
-        outputs, slopes = [terms.recon], self._slopes(terms.recon, kl, weight)
-        if kl.requires_grad:  # without variance it is 0
-            outputs.append(kl)
-        skipped = self._optimizer.step(outputs, slopes[: len(outputs)])
+        recon, kl = terms.recon, terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
+        skipped = self._optimizer.step((recon, kl), _slopes(recon, kl, weight))
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
     def _run_compiled(self, compiled: _Terms, x: Tensor, seed: int | Tensor) -> Terms | FlooredTerms:
@@ -118,31 +114,14 @@ class Step:
             raise
 
 
-class _Slopes:
-    """The derivatives of ``-elbo(recon, kl, weight)``, the loss, with respect to its two terms.
+def _slopes(recon: Tensor, kl: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives of the loss, ``-elbo(recon, kl, weight)``, with respect to its two terms.
 
     Backward begins with them: on small networks the bound itself, and what autograd makes of it, takes as
-    long as a layer, and nobody asks for its value.
+    long as a layer, and nobody asks for its value. They are new each time, as a hook may write to a gradient.
     """
-
-    def __init__(self) -> None:
-        self._unweighted = dict[object, tuple[Tensor, Tensor]]()
-        self._weighted = dict[object, tuple[float, Tensor]]()
-
-    def __call__(self, recon: Tensor, kl: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Give them, of the shapes and dtypes of the terms: ``-1 / B`` and ``weight / B``."""
-        key = len(recon), recon.dtype, kl.dtype
-        if key not in self._unweighted:
-            minus_one, one = torch.full_like(recon, -1), torch.ones_like(kl)
-            self._unweighted[key] = minus_one / len(recon), one / len(kl)
-        of_recon, of_kl = self._unweighted[key]
-        if isinstance(weight, Tensor):
-            return of_recon, of_kl * weight
-        made_for, weighted = self._weighted.get(key, (None, of_kl))
-        if weight != made_for:
-            weighted = of_kl * weight
-            self._weighted[key] = weight, weighted
-        return of_recon, weighted
+    of_recon, of_kl = torch.full_like(recon, -1 / len(recon)), torch.full_like(kl, 1 / len(kl))
+    return of_recon, of_kl if isinstance(weight, float) and weight == 1 else of_kl * weight
 
 
 class Steps:
