@@ -75,6 +75,15 @@ def test_the_noise_of_a_sample_does_not_depend_on_its_batch():
     assert len(set(whole.recon.tolist())) == 5
 
 
+def test_an_exported_model_takes_batches_of_any_size():
+    model = build_model(ModelSpec((6,), 2, hidden_dims=(8,)))
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(model, (torch.rand(6, 6), 5), dynamic_shapes=({0: batch}, None)).module()
+    x = torch.rand(9, 6)
+    for got, expected in zip(exported(x, 5), model(x, 5), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_a_plain_autoencoder_is_the_model_at_zero_variance():
     """The same weights give the same numbers as a variational model whose variance goes to zero."""
     plain, variational = small(variational=False), small()

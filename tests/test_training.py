@@ -592,6 +592,33 @@ def test_a_likelihood_of_ones_own():
     assert result.config.model.custom == ("likelihood",)
 
 
+def test_a_gaussian_given_as_an_object_is_trained_in_place():
+    """Its variance may be one that an earlier training learned, or one that is not to move."""
+    fixed = Gaussian()
+    with torch.no_grad():
+        fixed.log_variance.fill_(-1.5)
+    fixed.log_variance.requires_grad_(False)
+    result = run(TABLE, likelihood=fixed)
+    assert result.model.likelihood is fixed
+    assert fixed.log_variance == -1.5
+    assert result.config.model.custom == (), "a file can hold it"
+
+
+@pytest.mark.parametrize(
+    "around", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_what_surrounds_a_training_does_not_reach_it(around):
+    with around():
+        surrounded = run()
+    assert_same(weights(surrounded), weights(run()))
+
+
+def test_a_warning_that_is_an_error_loses_nothing(tmp_path):
+    with pytest.raises(PosteriorCollapseWarning):  # as tests have it
+        run(beta=10000.0, epochs=60, learning_rate=1e-2, output_dir=tmp_path / "run")
+    assert load(tmp_path / "run", device="cpu").config.training.beta == 10000.0
+
+
 # Wrong use
 
 

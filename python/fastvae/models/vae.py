@@ -131,17 +131,18 @@ class VAE(nn.Module):
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), ``(B, latent_dim)`` each."""
         encoded = self.encoder(x)
+        # Not `len(x)`, a number that would be exported in place of a batch of any size.
         if isinstance(encoded, Tensor):
-            if not self.variational and encoded.shape == (len(x), self.latent_dim):
+            if not self.variational and encoded.shape == (x.shape[0], self.latent_dim):
                 return encoded, torch.zeros_like(encoded)
-            if encoded.shape == (len(x), 2 * self.latent_dim):
+            if encoded.shape == (x.shape[0], 2 * self.latent_dim):
                 mu, logvar = encoded.chunk(2, -1)
                 return mu, logvar
         elif isinstance(encoded, tuple | list) and len(encoded) == 2:
             mu, logvar = encoded
-            if all(isinstance(p, Tensor) and p.shape == (len(x), self.latent_dim) for p in encoded):
+            if all(isinstance(p, Tensor) and p.shape == (x.shape[0], self.latent_dim) for p in encoded):
                 return mu, logvar
-        raise ValueError(self._encoder_mismatch(encoded, len(x)))
+        raise ValueError(self._encoder_mismatch(encoded, x.shape[0]))
 
     def terms(self, x: Tensor, mu: Tensor, logvar: Tensor, seed: Seed = None, row_offset: int = 0) -> Terms:
         """The terms of the bound for a posterior already at hand; see :meth:`forward`."""
@@ -156,19 +157,19 @@ class VAE(nn.Module):
         decoded = self.decoder(z)
         maps = self.likelihood.maps
         per_sample = self.input_shape if maps == 1 else (maps, *self.input_shape)
-        if isinstance(decoded, Tensor) and decoded.shape == (len(z), *per_sample):
+        if isinstance(decoded, Tensor) and decoded.shape == (z.shape[0], *per_sample):
             return decoded
         flat = (math.prod(per_sample),)
         if isinstance(decoded, tuple | list) and len(decoded) == maps == 2:
-            decoded = torch.stack([map_.reshape(len(z), *self.input_shape) for map_ in decoded], 1)
-        if isinstance(decoded, Tensor) and decoded.shape[:1] == (len(z),):
+            decoded = torch.stack([map_.reshape(z.shape[0], *self.input_shape) for map_ in decoded], 1)
+        if isinstance(decoded, Tensor) and decoded.shape[:1] == (z.shape[0],):
             given = without_ones(decoded.shape[1:])
             if given in {without_ones(per_sample), without_ones(flat)}:
-                return decoded.reshape(len(z), *per_sample)
+                return decoded.reshape(z.shape[0], *per_sample)
         expected = " or ".join(dict.fromkeys((_batched(per_sample), _batched(flat))))
         raise ValueError(
             f"the decoder must give a tensor of shape {expected} for the {self.likelihood.name} "
-            f"likelihood, got {_describe(decoded, len(z))}"
+            f"likelihood, got {_describe(decoded, z.shape[0])}"
         )
 
     def encode(self, x: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ class LikelihoodChoice(NamedTuple):
     variance: str | float | None
     reason: str
     custom: Likelihood | None = None
+    built_in: Gaussian | None = None
+    """One that was given as an object, to be trained in place: its variance may be one that was learned."""
 
 
 def choose_epochs(steps_per_epoch: int) -> int:
@@ -144,5 +146,5 @@ def _given(likelihood: Likelihood, variance: str | float) -> LikelihoodChoice:
     if type(likelihood) is Bernoulli:
         return LikelihoodChoice(Bernoulli.name, None, "as asked for")
     if type(likelihood) is Gaussian:
-        return LikelihoodChoice(Gaussian.name, likelihood.variance, "as asked for")
+        return LikelihoodChoice(Gaussian.name, likelihood.variance, "as asked for", built_in=likelihood)
     return LikelihoodChoice("custom", None, "as asked for", likelihood)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,7 @@ def train(
         (400,); channels for ``"conv"``.
     likelihood : {"auto", "bernoulli", "gaussian"} or Likelihood
         How the data comes from a code. ``"auto"`` is Bernoulli for pixels and other values between 0 and 1
-        that look like them, else Gaussian.
+        that look like them, else Gaussian. An object is trained in place, as an encoder of your own is.
     variance : {"learned", "predicted"} or float
         Of the Gaussian likelihood: one for all values (learned at ten times the rate of the weights), one
         predicted for each value, or a fixed number.
@@ -229,8 +230,11 @@ def train(
     bar.say(_announcement(config, choice.reason))
     bar.say(_means(training, settings, chosen_device, compilation))
     final: dict[str, float] = {}  # of the held-out data
-    with repeatable(derive(seed, Stream.WEIGHTS), chosen_device):
-        vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom).to(chosen_device)
+    with repeatable(derive(seed, Stream.WEIGHTS), chosen_device), _undisturbed(chosen_device):
+        vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom)
+        if choice.built_in is not None:
+            vae.likelihood = choice.built_in
+        vae.to(chosen_device)
         check_networks(vae, training.take(torch.arange(min(2, len(training)))).to(chosen_device))
         if folder:
             folder.start()
@@ -254,11 +258,21 @@ def train(
             compilation=compilation,
         )
     result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
-    if history and not interrupted:
+    if not interrupted:
         _report_end(result, final, bar)
     if folder:
         folder.finish(result, training if held_out is None else held_out, bar)
+    # Last: a warning may be made an error, and the run is written by then.
+    if history and not interrupted and result.model.variational:
+        report_collapse(final.get("kl", history[-1]["kl"]), beta=settings.beta)
     return result
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """A block that ``no_grad``, ``inference_mode`` and ``autocast`` around the call do not reach."""
+    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def _announcement(config: RunConfig, reason: str) -> str:
@@ -280,10 +294,7 @@ def _means(data: Data, settings: Settings, device: torch.device, compilation: Co
 
 
 def _report_end(result: TrainedVAE, final: dict[str, float], bar: Progress) -> None:
-    """Say how good the model is on held-out data, if there is any, and warn if its codes carry nothing."""
-    if result.model.variational:
-        kl = final.get("kl", result.history[-1]["kl"])
-        report_collapse(kl, beta=result.config.training.beta)
+    """Say how good the model is on held-out data, if there is any."""
     if final:
         bar.say(
             f"held-out ELBO {final['elbo']:.2f} nats per sample (recon {final['recon']:.2f}, "
