@@ -50,7 +50,7 @@ class Step:
     settings : Settings
     device : torch.device
     inductor : bool
-        Compile forward and loss for batches of the size of the first one; others run as they are.
+        Compile the forward for batches of the size of the first one; others run as they are.
     """
 
     def __init__(
