@@ -967,6 +967,7 @@ def test_auto_goes_on_where_a_capture_breaks(monkeypatch):
 
 @on_gpu
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 def test_a_compiled_step_on_a_gpu_trains_as_one_that_is_not():
     torch._dynamo.reset()
     changes = {"warmup": 0.5, "device": "cuda"}

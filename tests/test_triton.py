@@ -20,6 +20,7 @@ from fastvae.ops import (
     reparametrize_kl,
     reparametrize_log_weight,
 )
+from fastvae.ops import cuda
 from fastvae.ops import noise as noise_ops
 from fastvae.ops.cuda import CUDA_KERNELS, OPTIONS, TILE, compiles_for
 from fastvae.ops.noise import reference
@@ -110,16 +111,23 @@ def compiled(request, monkeypatch, tmp_path):
     found = []
     run = JITFunction.run
 
+    class Started:
+        def __getitem__(self, grid):
+            return lambda *arguments: None
+
     def compile_only(self, *arguments, grid, warmup, **options):
-        del warmup
+        assert warmup, "launched by itself"
         self.device_caches.clear()
         found.append(run(self, *arguments, grid=grid, warmup=True, **options))
+        return Started()
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr(cuda, "STARTERS", {})
     monkeypatch.setattr(driver, "_active", OneDevice(request.param))
 
     def ptx_of(operator, *arguments):
         found.clear()
+        cuda.STARTERS.clear()
         CUDA_KERNELS[operator](*arguments)
         assert found
         return [kernel.asm["ptx"] for kernel in found]
@@ -186,6 +194,9 @@ def test_every_kernel_of_the_cpu_has_one_for_cuda():
 LOOSE = re.compile(r"\S*\.(?:approx|ftz)\S*|div\.full\S*|\.local\b")
 """What is not correctly rounded, or loses subnormal numbers, or goes through memory of a thread's own."""
 
+CORRECTED = "rsqrt.approx.ftz.f32"
+"""What the square root of the noise begins with; what it makes of that is rounded once."""
+
 CONTRACTED = re.compile(r"\b(?:add|sub|mul)\.f(?:32|64)\b|\bmad\.f\S*")
 """What an assembler may fuse: with a rounding mode it does not."""
 
@@ -194,7 +205,7 @@ CONTRACTED = re.compile(r"\b(?:add|sub|mul)\.f(?:32|64)\b|\bmad\.f\S*")
 def test_the_code_for_a_device_rounds_as_the_kernels_of_the_cpu_do(compiled, dtype):
     for operator, arguments in calls(dtype):
         for ptx in compiled(operator, *arguments):
-            assert not LOOSE.findall(ptx), operator
+            assert not LOOSE.findall(ptx.replace(CORRECTED, "")), operator
             assert not CONTRACTED.findall(ptx), operator
 
 
@@ -210,7 +221,10 @@ def test_neighbours_are_written_together(compiled):
 def test_nothing_is_fused_but_what_the_contract_fuses(compiled):
     """A compiler that fused a product and a sum by itself would have more of them."""
     (ptx,) = compiled(noise_ops.schema.normal, 64, 1024, torch.tensor(1), 0, 0, None)
-    of_a_pair = (len(reference.LOG) - 1) + 1 + 1 + (len(reference.SIN) - 1) + (len(reference.COS) - 1)
+    of_the_root = 2
+    of_a_pair = (
+        (len(reference.LOG) - 1) + 1 + of_the_root + 1 + (len(reference.SIN) - 1) + (len(reference.COS) - 1)
+    )
     pairs_of_a_thread = TILE // (32 * OPTIONS["num_warps"]) // 2
     assert len(re.findall(r"\bfma\.rn\.f32\b", ptx)) == of_a_pair * pairs_of_a_thread
     (ptx,) = compiled(noise_ops.schema.uniform, 64, 1024, torch.tensor(1), 0, 0, None)

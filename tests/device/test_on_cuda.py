@@ -8,12 +8,28 @@ import sys
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from fastvae import functional as F
 from fastvae import noise
 from fastvae.ops import cuda as cuda_ops
+from fastvae.ops.triton.philox import root
 
 SEED = 2024
+
+
+def quiet_compiler(test):
+    """What torch's own compiler warns of: a precision it would prefer, the empty graph that keeps its memory."""
+    for message in ("TensorFloat32 tensor cores", "The CUDA Graph is empty"):
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return test
+
+
+@triton.jit
+def roots(first, out, COUNT: tl.constexpr):
+    at = tl.program_id(0) * COUNT + tl.arange(0, COUNT)
+    tl.store(out + at, root((first + at).to(tl.float32, bitcast=True)))
 
 
 @pytest.fixture
@@ -101,7 +117,7 @@ def test_double_backward_is_that_of_the_cpu(cuda, inputs):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # torch 2.10
+@quiet_compiler
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_compiled_code_gives_what_eager_code_gives(cuda, inputs, mode):
     mu, logvar = inputs()
@@ -123,7 +139,7 @@ def test_compiled_code_gives_what_eager_code_gives(cuda, inputs, mode):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
+@quiet_compiler
 def test_default_seeds_are_fresh_in_compiled_graphs(cuda, inputs):
     mu, logvar = (t.detach() for t in inputs())
     compiled = torch.compile(F.reparametrize, fullgraph=True, mode="reduce-overhead")
@@ -208,6 +224,20 @@ def test_ten_million_normals_have_the_bits_of_the_cpu(cuda):
     here = noise.normal((1000, 10_000), SEED, draw=3, row_offset=2**40, device=cuda)
     there = noise.normal((1000, 10_000), SEED, draw=3, row_offset=2**40)
     assert torch.equal(here.cpu().view(torch.int32), there.view(torch.int32))
+
+
+def test_the_root_of_the_noise_is_rounded_once(cuda):
+    """For 0 and every float32 from 2^-24 to 64, which is all that -2 ln u can be."""
+    lowest, highest = torch.tensor([2.0**-24, 64.0]).view(torch.int32).tolist()
+    count = 2**25
+    out = torch.empty(count, device=cuda)
+    for first in range(lowest, highest, count):
+        roots[(count // 1024,)](first, out, COUNT=1024, **cuda_ops.OPTIONS)
+        x = torch.arange(first, first + count, dtype=torch.int32, device=cuda).view(torch.float32)
+        # A root in float64 is so good that rounding it again is as rounding it once.
+        assert torch.equal(out, x.double().sqrt().float())
+    roots[(1,)](0, out, COUNT=1024, **cuda_ops.OPTIONS)
+    assert out[0].item() == 0
 
 
 @pytest.mark.slow

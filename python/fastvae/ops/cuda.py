@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,9 +20,12 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from fastvae.ops.layout import OPMATH, address, as_rows, reduced_shape, rows_columns
-from fastvae.ops.library import LIBRARY
+from fastvae.ops.library import DEVICE_KERNELS, LIBRARY
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels run in Triton's interpreter, which reads that variable when one is defined."""
 
 OLDEST_CAPABILITY = (7, 0)
 """What Triton compiles for."""
@@ -48,6 +51,15 @@ LARGE_LIKELIHOOD = 2**20
 
 CUDA_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 """The function behind each operator that has a kernel for CUDA."""
+
+STARTERS: dict[tuple[Any, ...], tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+"""What starts a compiled kernel, and the constants that go behind its arguments."""
+
+MOST_STARTERS = 4096
+"""Each is for one shape: somebody may have a great many of those."""
+
+UNSPECIALIZED: dict[int, Sequence[int]] = {}
+"""The places of the arguments whose values a kernel is not specialized for, by the identity of the kernel."""
 
 
 @functools.cache
@@ -85,19 +97,57 @@ def cuda_kernel(operator: OpOverload[..., Any], reference: Callable[..., Any]) -
             device = next(a.device for a in arguments if isinstance(a, Tensor))
             if not has_triton() or not compiles_for(device.index):
                 return reference(*arguments)
-            with on(device):
+            if device.index == torch.cuda.current_device():
+                return function(*arguments)
+            # Triton launches on the current one, whatever its arguments are on.
+            with torch.cuda.device(device):
                 return function(*arguments)
 
         LIBRARY.impl(operator, run, "CUDA")
+        DEVICE_KERNELS[operator] = run
         CUDA_KERNELS[operator] = function
         return function
 
     return register
 
 
-def on(device: torch.device) -> AbstractContextManager[Any]:
-    """Launch on a device: Triton takes the current one, whatever its arguments are on."""
-    return nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device)
+def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> None:
+    """Start a Triton kernel, compiled for what its arguments are like by the first call of that kind.
+
+    Triton looks at each argument, and at the constants that the kernel was defined with, in every call: three
+    quarters of the time that a launch takes the processor. Here a call like an earlier one starts what that
+    one found. Alike are calls with the same numbers, but for those that the kernel is not specialized for,
+    and with tensors of the same dtypes that are aligned alike.
+    """
+    if INTERPRETED:
+        kernel[grid](*arguments, **constants, **OPTIONS)
+        return
+    kinds = [(a.dtype, not a.data_ptr() & 15) if isinstance(a, Tensor) else a for a in arguments]
+    number = id(kernel)
+    for place in UNSPECIALIZED.get(number) or _unspecialized(kernel):
+        kinds[place] = _kind(kinds[place])
+    key = (number, grid, arguments[0].device, *constants.values(), *kinds)
+    starter = STARTERS.get(key)
+    if starter is None:
+        compiled = kernel.warmup(*arguments, **constants, grid=grid, **OPTIONS)
+        in_order = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+        if len(STARTERS) == MOST_STARTERS:
+            STARTERS.clear()
+        starter = STARTERS[key] = (compiled[(*grid, 1, 1)], in_order)
+    start, rest = starter
+    start(*arguments, *rest)
+
+
+def _kind(number: Any) -> object:
+    """What Triton looks at in a number that it does not specialize for: its type, and whether 32 bits do."""
+    return -(2**31) <= number < 2**31 if isinstance(number, int) else type(number)
+
+
+def _unspecialized(kernel: Any) -> Sequence[int]:
+    """The places of the arguments whose values a kernel is not specialized for."""
+    places = tuple(parameter.num for parameter in kernel.params if parameter.do_not_specialize)
+    UNSPECIALIZED[id(kernel)] = places
+    return places
 
 
 @functools.cache
@@ -133,6 +183,7 @@ class Tiles(NamedTuple):
     grid: tuple[int]
 
 
+@functools.lru_cache(MOST_STARTERS)
 def tiles(rows: int, columns: int) -> Tiles:
     """Cut a matrix for work that keeps to single elements: a program for each tile."""
     width = min(max(next_power_of_two(columns), 4), TILE)
@@ -141,6 +192,7 @@ def tiles(rows: int, columns: int) -> Tiles:
     return Tiles(height, width, 1, across, (cdiv(rows, height) * across,))
 
 
+@functools.lru_cache(MOST_STARTERS)
 def tiles_of_rows(rows: int, columns: int, widest: int = TILE) -> Tiles:
     """Cut a matrix for sums over its rows: a program takes several tiles of some rows."""
     width = min(max(next_power_of_two(columns), 4), widest)
@@ -151,12 +203,14 @@ def tiles_of_rows(rows: int, columns: int, widest: int = TILE) -> Tiles:
     return Tiles(height, width, steps, segments, (cdiv(rows, height) * segments,))
 
 
+@functools.lru_cache(MOST_STARTERS)
 def tiles_of_likelihood(rows: int, columns: int) -> Tiles:
     """Cut the matrix of a likelihood for sums over its rows."""
     large = rows * columns >= LARGE_LIKELIHOOD
     return tiles_of_rows(rows, columns, LIKELIHOOD_WIDTH if large else TILE)
 
 
+@functools.lru_cache(MOST_STARTERS)
 def tiles_of_columns(rows: int, columns: int) -> Tiles:
     """Cut a matrix for sums over its columns: a program takes several tiles of some columns."""
     widest = max(next_power_of_two(columns), 4)
@@ -179,6 +233,7 @@ class DeviceMatrix:
             raise ValueError(f"the kernels take {[str(d) for d in OPMATH]}, got {like.dtype}")
         self.shape, self.dtype, self.device, self.event_dims = like.shape, like.dtype, like.device, event_dims
         self.rows, self.columns = rows_columns(like.shape, event_dims)
+        self.bytes = like.nbytes
 
     @property
     def opmath(self) -> torch.dtype:
@@ -187,6 +242,17 @@ class DeviceMatrix:
 
     def strided(self, name: str, tensor: Tensor) -> tuple[Tensor, int]:
         """A tensor as rows of unit stride, and their distance; a copy where it has no such form."""
+        # Most tensors are contiguous at the start of their storage: a few questions settle that.
+        if (
+            tensor.is_contiguous()
+            and tensor.shape == self.shape
+            and tensor.dtype is self.dtype
+            and tensor.device == self.device
+            and not tensor.is_neg()
+            and not tensor.storage_offset()
+            and tensor.untyped_storage().nbytes() >= self.bytes
+        ):
+            return tensor, self.columns
         return _strided(name, tensor, self.event_dims, self.shape, self.dtype, self.device)
 
     def strided_of_rows(self, name: str, tensor: Tensor) -> tuple[Tensor, int]:
@@ -264,6 +330,11 @@ def check_apart(out: Tensor, *others: Tensor | None) -> None:
         last = sum((size - 1) * stride for size, stride in zip(other.shape, other.stride(), strict=True))
         if start < end and first < start + (last + 1) * other.itemsize:
             raise ValueError("an output shares memory with another tensor of the call")
+
+
+def partials_of_rows(sums: Tensor, rows: int, programs: int) -> Tensor:
+    """Where programs leave sums over their part of each row: the sums themselves where there is one part."""
+    return sums if programs == 1 else torch.empty((rows, programs), dtype=sums.dtype, device=sums.device)
 
 
 def total(partials: Tensor, dim: int | None, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

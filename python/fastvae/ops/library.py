@@ -109,6 +109,9 @@ def kernel(operator: OpOverload[..., Any], key: str) -> Callable[[F], F]:
 CPU_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 """The kernels that :func:`raw` may call without the dispatcher."""
 
+DEVICE_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
+"""Those for CUDA, likewise."""
+
 PLAIN_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 """Those of ``fastvae._core`` that :func:`raw` tries before: they give None where a tensor is not plain."""
 
@@ -123,8 +126,9 @@ def plain_kernel(operator: OpOverload[..., Any], function: Callable[..., Any]) -
 def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
     """Call an operator where nothing is to be recorded.
 
-    In eager mode, with plain CPU tensors and nobody watching, this is the kernel itself: the dispatcher's way
-    into a Python kernel and back costs more than a small latent takes. A compiler sees the plain call.
+    In eager mode, with plain CPU or CUDA tensors and nobody watching, this is the kernel itself: the
+    dispatcher's way into a Python kernel and back costs more than a small latent takes. A compiler sees the
+    plain call.
     """
     if torch.compiler.is_compiling():
         return operator(*arguments)
@@ -134,6 +138,8 @@ def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
             return result
         if operator in CPU_KERNELS and all(map(plainly_cpu, arguments)):
             return CPU_KERNELS[operator](*arguments)
+        if operator in DEVICE_KERNELS and all(map(plainly_cuda, arguments)):
+            return DEVICE_KERNELS[operator](*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
 
@@ -154,6 +160,13 @@ def plainly_cpu(argument: Any) -> bool:
     if type(argument) is Tensor or type(argument) is Parameter:
         # Those of `torch.autograd.grad(is_grads_batched=True)` have the usual type, and no level to see.
         return argument.is_cpu and not argument._is_zerotensor() and not is_legacy_batchedtensor(argument)
+    return not isinstance(argument, Tensor)
+
+
+def plainly_cuda(argument: Any) -> bool:
+    """Whether the dispatcher could only choose the kernel for CUDA because of this argument."""
+    if type(argument) is Tensor or type(argument) is Parameter:
+        return argument.is_cuda and not argument._is_zerotensor() and not is_legacy_batchedtensor(argument)
     return not isinstance(argument, Tensor)
 
 

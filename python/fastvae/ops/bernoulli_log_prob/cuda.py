@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fastvae.ops.bernoulli_log_prob import reference, schema
 from fastvae.ops.cuda import (
-    OPTIONS,
     DeviceMatrix,
     cuda_kernel,
     kernels,
+    launch,
+    partials_of_rows,
     tiles,
     tiles_of_likelihood,
     total,
@@ -31,10 +32,12 @@ def bernoulli_log_prob(logits: Tensor, target: Tensor, target_max: int, event_di
     module = kernels("bernoulli")
     if event_dims:
         kind, cut = module.ROW_SUMS, tiles_of_likelihood(matrix.rows, matrix.columns)
-        out = torch.empty((matrix.rows, cut.programs), dtype=matrix.opmath, device=matrix.device)
+        out = partials_of_rows(log_prob, matrix.rows, cut.programs)
     else:
         kind, cut, out = module.ELEMENTS, tiles(matrix.rows, matrix.columns), log_prob
-    module.forward[cut.grid](
+    launch(
+        module.forward,
+        cut.grid,
         logits,
         target,
         out,
@@ -51,9 +54,8 @@ def bernoulli_log_prob(logits: Tensor, target: Tensor, target_max: int, event_di
         SHARED=target_rows < matrix.rows,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
-    return total(out, 1, matrix.opmath, log_prob.shape) if event_dims else log_prob
+    return log_prob if out is log_prob else total(out, 1, matrix.opmath, log_prob.shape)
 
 
 @cuda_kernel(schema.bernoulli_log_prob_backward, reference.bernoulli_log_prob_backward)
@@ -71,7 +73,9 @@ def bernoulli_log_prob_backward(
     grad, grad_step, by_column = matrix.strided_grad("grad", grad, reduction)
     module = kernels("bernoulli")
     cut = tiles(matrix.rows, matrix.columns)
-    module.backward[cut.grid](
+    launch(
+        module.backward,
+        cut.grid,
         logits,
         target,
         grad,
@@ -89,6 +93,5 @@ def bernoulli_log_prob_backward(
         SHARED=target_rows < matrix.rows,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
     return grad_logits

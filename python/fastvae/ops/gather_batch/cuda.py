@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastvae.ops.cuda import OPTIONS, check_apart, cuda_kernel, kernels, numbers_on, seed_pointer, tiles
+from fastvae.ops.cuda import check_apart, cuda_kernel, kernels, launch, numbers_on, seed_pointer, tiles
 from fastvae.ops.gather_batch import reference, schema
 from fastvae.ops.gather_batch.cpu import BATCH_CODES, DATA_CODES, row_step
 from fastvae.ops.layout import address
@@ -92,7 +92,9 @@ def _gather(
     if binarize == "dynamic" and data.dtype is torch.uint8 and data_max == LARGEST_BYTE:
         kind = module.DRAW_PIXELS
     cut = tiles(count, columns)
-    module.gather[cut.grid](
+    launch(
+        module.gather,
+        cut.grid,
         data,
         index,
         index if rows is None else rows,
@@ -109,5 +111,4 @@ def _gather(
         BINARIZE=kind.value,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )

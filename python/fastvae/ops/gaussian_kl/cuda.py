@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fastvae.ops.cuda import (
-    OPTIONS,
     DeviceMatrix,
     Tiles,
     check_draw,
     cuda_kernel,
     kernels,
+    launch,
     seed_pointer,
     tiles,
     tiles_of_columns,
@@ -68,7 +68,9 @@ def forward(
     else:
         kind, cut, out = _landing(module, matrix, reduction)
     seed, draw, row_offset = noise or Draw(mu, 0, 0)
-    module.forward[cut.grid](
+    launch(
+        module.forward,
+        cut.grid,
         mu,
         logvar,
         z,
@@ -89,7 +91,6 @@ def forward(
         FREE=bool(free_bits),
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
     return z, out if reduction is None else _landed(out, matrix, reduction)
 
@@ -106,15 +107,18 @@ def _landing(module: ModuleType, matrix: DeviceMatrix, reduction: str) -> tuple[
     else:
         kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns)
         shape = (rows, cut.programs)
+        if reduction == "sample" and cut.programs == 1:
+            shape = reduced_shape(matrix.shape, matrix.event_dims, reduction)
     return kind, cut, torch.empty(shape, dtype=matrix.opmath, device=matrix.device)
 
 
 def _landed(out: Tensor, matrix: DeviceMatrix, reduction: str) -> Tensor:
     """The KL from what the programs left."""
-    if reduction == "none":
+    shape = reduced_shape(matrix.shape, matrix.event_dims, reduction)
+    if out.shape == shape:
         return out
     dim = {"sum": None, "dimension": 0, "sample": 1}[reduction]
-    return total(out, dim, matrix.opmath, reduced_shape(matrix.shape, matrix.event_dims, reduction))
+    return total(out, dim, matrix.opmath, shape)
 
 
 def backward(
@@ -156,7 +160,9 @@ def backward(
         weight = torch.where(groups <= free_bits, 0.0, 1.0).to(opmath)
     seed, draw, row_offset = noise or Draw(logvar, 0, 0)
     cut = tiles(rows, columns)
-    module.backward[cut.grid](
+    launch(
+        module.backward,
+        cut.grid,
         logvar if mu is None else mu,
         logvar,
         logvar if grad_z is None else grad_z,
@@ -184,7 +190,6 @@ def backward(
         WEIGHTED=weighted,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
     return grad_mu, grad_logvar
 
@@ -273,7 +278,9 @@ def gaussian_kl_prior(
     prior_logvar, prior_logvar_step = matrix.strided("prior_logvar", prior_logvar)
     module = kernels("prior")
     kind, cut, out = _landing(module, matrix, reduction)
-    module.forward[cut.grid](
+    launch(
+        module.forward,
+        cut.grid,
         mu,
         logvar,
         prior_mu,
@@ -291,7 +298,6 @@ def gaussian_kl_prior(
         KL=kind.value,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
     return _landed(out, matrix, reduction)
 
@@ -318,7 +324,9 @@ def gaussian_kl_prior_backward(
     grad_kl, grad_kl_step, by_column = matrix.strided_grad("grad_kl", grad_kl, reduction)
     module = kernels("prior")
     cut = tiles(matrix.rows, matrix.columns)
-    module.backward[cut.grid](
+    launch(
+        module.backward,
+        cut.grid,
         mu,
         logvar,
         prior_mu,
@@ -337,6 +345,5 @@ def gaussian_kl_prior_backward(
         KL_BY_COLUMN=bool(by_column),
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
     return grads

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from fastvae.ops.cuda import (
-    OPTIONS,
     DeviceMatrix,
     cuda_kernel,
     kernels,
+    launch,
     tiles,
     tiles_of_likelihood,
     total,
@@ -51,11 +51,14 @@ def gaussian_log_prob(
     if event_dims:
         kind, cut = module.ROW_SUMS, tiles_of_likelihood(matrix.rows, matrix.columns)
         # Large terms may cancel between the parts of a row.
-        dtype = matrix.opmath if cut.programs == 1 else torch.float64
-        out = torch.empty((matrix.rows, cut.programs), dtype=dtype, device=matrix.device)
+        out = log_prob
+        if cut.programs > 1:
+            out = torch.empty((matrix.rows, cut.programs), dtype=torch.float64, device=matrix.device)
     else:
         kind, cut, out = module.ELEMENTS, tiles(matrix.rows, matrix.columns), log_prob
-    module.forward[cut.grid](
+    launch(
+        module.forward,
+        cut.grid,
         mean,
         logvar,
         target,
@@ -75,9 +78,8 @@ def gaussian_log_prob(
         SHARED=target_rows < matrix.rows,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
-    return total(out, 1, matrix.opmath, log_prob.shape) if event_dims else log_prob
+    return log_prob if out is log_prob else total(out, 1, matrix.opmath, log_prob.shape)
 
 
 @cuda_kernel(schema.gaussian_log_prob_backward, reference.gaussian_log_prob_backward)
@@ -100,7 +102,9 @@ def gaussian_log_prob_backward(
         of_logvar = torch.empty(cut.grid, dtype=torch.float64, device=matrix.device)
     else:
         cut, of_logvar = tiles(matrix.rows, matrix.columns), grad_logvar
-    module.backward[cut.grid](
+    launch(
+        module.backward,
+        cut.grid,
         mean,
         logvar,
         target,
@@ -123,7 +127,6 @@ def gaussian_log_prob_backward(
         SHARED=target_rows < matrix.rows,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
     if shared:
         grad_logvar = total(of_logvar, None, matrix.opmath, logvar.shape)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fastvae.ops.cuda import (
-    OPTIONS,
     cdiv,
     check_apart,
     check_draw,
     cuda_kernel,
     kernels,
+    launch,
     next_power_of_two,
     numbers_on,
     seed_pointer,
@@ -88,7 +88,9 @@ def _fill(
     check_apart(out, seed, row_ids)
     check_draw(draw, row_offset if row_ids is None else 0, rows)
     cut = tiles(rows, columns)
-    kernels("noise").fill[cut.grid](
+    launch(
+        kernels("noise").fill,
+        cut.grid,
         out,
         seed_pointer(seed, out.device),
         draw,
@@ -101,7 +103,6 @@ def _fill(
         LISTED=row_ids is not None,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
 
 
@@ -118,8 +119,14 @@ def permutation(n: int, seed: Tensor, draw: int) -> Tensor:
     if n:
         check_draw(draw, 0, n)
         rows = min(MOST_SEEDS, next_power_of_two(n))
-        kernels("noise").keys[(cdiv(n, rows),)](
-            keys, seed_pointer(seed, keys.device), draw, n, ROWS=rows, **OPTIONS
+        launch(
+            kernels("noise").keys,
+            (cdiv(n, rows),),
+            keys,
+            seed_pointer(seed, keys.device),
+            draw,
+            n,
+            ROWS=rows,
         )
     return keys.sort(stable=True).indices
 
@@ -138,8 +145,14 @@ def fold_in(seed: Tensor, tag: Tensor) -> Tensor:
     if out.numel():
         address(seed), address(tag)
         count = min(MOST_SEEDS, next_power_of_two(out.numel()))
-        kernels("noise").fold_in[(cdiv(out.numel(), count),)](
-            out, seed, tag, out.numel(), COUNT=count, **OPTIONS
+        launch(
+            kernels("noise").fold_in,
+            (cdiv(out.numel(), count),),
+            out,
+            seed,
+            tag,
+            out.numel(),
+            COUNT=count,
         )
     # The strides that the fake kernel promises to a compiler.
     return out if like.is_contiguous() else torch.empty_like(like).copy_(out)

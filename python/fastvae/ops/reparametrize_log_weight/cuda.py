@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from fastvae.ops.cuda import (
-    OPTIONS,
     RUN,
     DeviceMatrix,
     cdiv,
     check_draw,
     cuda_kernel,
     kernels,
+    launch,
+    partials_of_rows,
     seed_pointer,
     tiles,
     total,
@@ -53,9 +54,11 @@ def reparametrize_log_weight(
     logvar, logvar_step = matrix.strided("logvar", logvar)
     cut = tiles(matrix.rows, matrix.columns)
     together = samples_together(*cut.grid, num_samples)
-    out = torch.empty((num_samples * matrix.rows, cut.programs), dtype=matrix.opmath, device=matrix.device)
+    out = partials_of_rows(log_weight, num_samples * matrix.rows, cut.programs)
     module = kernels("log_weight")
-    module.forward[(cut.grid[0] * cdiv(num_samples, together),)](
+    launch(
+        module.forward,
+        (cut.grid[0] * cdiv(num_samples, together),),
         mu,
         logvar,
         z,
@@ -74,9 +77,8 @@ def reparametrize_log_weight(
         MATH=module.DTYPES[matrix.opmath],
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
-    return z, total(out, 1, matrix.opmath, log_weight.shape)
+    return z, log_weight if out is log_weight else total(out, 1, matrix.opmath, log_weight.shape)
 
 
 @cuda_kernel(schema.reparametrize_log_weight_backward, reference.reparametrize_log_weight_backward)
@@ -121,7 +123,9 @@ def reparametrize_log_weight_backward(
         shape = (2, parts, *matrix.shape)
         of_parts = list(torch.empty(shape, dtype=matrix.opmath, device=matrix.device).unbind())
     module = kernels("log_weight")
-    module.backward[(cut.grid[0] * parts,)](
+    launch(
+        module.backward,
+        (cut.grid[0] * parts,),
         mu if grad_z is None else grad_z,
         mu if grad_log_weight is None else grad_log_weight,
         mu,
@@ -146,7 +150,6 @@ def reparametrize_log_weight_backward(
         WIDE=runs > parts,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
-        **OPTIONS,
     )
     if parts > 1:
         grad_mu, grad_logvar = (total(of, 0, matrix.opmath, matrix.shape).to(matrix.dtype) for of in of_parts)

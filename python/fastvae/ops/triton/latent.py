@@ -63,8 +63,10 @@ def forward(
     ``FREE``: an element counts its free bits at least.
     """
     DOWN: tl.constexpr = KL == COLUMN_SUMS
+    BITS: tl.constexpr = z.dtype.element_ty.primitive_bitwidth
     first_row, first_column, along = place(programs, STEPS, DOWN, ROWS, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], MATH)
+    key = tl.load(seed) if SAMPLE else 0
     for step in range(STEPS):
         row = first_row + tl.arange(0, ROWS)
         start = first_column
@@ -81,7 +83,7 @@ def forward(
         own = row[:, None] * columns + column[None, :]
         if SAMPLE:
             number = row + row_offset.to(tl.int64)
-            eps = normal_tile(number, start, draw.to(tl.uint32), tl.load(seed), ROWS, COLUMNS).to(MATH)
+            eps = normal_tile(number, start, draw.to(tl.uint32), key, ROWS, COLUMNS, BITS).to(MATH)
             value = m + deviation_times(n, twice_growth, eps)
             tl.store(z + own, value.to(z.dtype.element_ty), mask=inside)
         if KL != NO_KL:
@@ -140,6 +142,7 @@ def backward(
 
     ``FREE``: elements at or below their free bits have none. ``WEIGHTED``: groups have weights of 0 or 1.
     """
+    BITS: tl.constexpr = grad_logvar.dtype.element_ty.primitive_bitwidth
     first_row, start, _ = place(across, 1, False, ROWS, COLUMNS)
     row = first_row + tl.arange(0, ROWS)
     column = start + tl.arange(0, COLUMNS)
@@ -168,7 +171,7 @@ def backward(
     if SAMPLE:
         g_z = tl.load(grad_z + row[:, None] * grad_z_step + column[None, :], mask=inside, other=0.0).to(MATH)
         number = row + row_offset.to(tl.int64)
-        eps = normal_tile(number, start, draw.to(tl.uint32), tl.load(seed), ROWS, COLUMNS).to(MATH)
+        eps = normal_tile(number, start, draw.to(tl.uint32), tl.load(seed), ROWS, COLUMNS, BITS).to(MATH)
         slope = half_deviation_times(n, twice_growth, eps)
         if KL:
             of_logvar = tl.fma(g_z, slope, of_logvar)
