@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastvae.models import Terms
 from fastvae.ops import (
     bernoulli_log_prob,
     gather_batch,
@@ -24,6 +25,7 @@ from fastvae.ops import noise as noise_ops
 from fastvae.ops.cuda import CUDA_KERNELS, OPTIONS, TILE, compiles_for
 from fastvae.ops.noise import reference
 from fastvae.training.fused_adam import FusedAdam
+from fastvae.training.history import add_in_one_launch
 
 triton = pytest.importorskip("triton", reason="needs Triton: pip install 'fastvae[test]' brings it on Linux")
 
@@ -215,6 +217,11 @@ def step_of_adam(sizes, *, shift=0):
     adam.step([torch.zeros(70), torch.zeros(70)], [torch.zeros(size) for size in sizes])
 
 
+def add_to_totals():
+    terms = Terms(torch.zeros(70), torch.zeros(70))
+    add_in_one_launch(torch.zeros(4, dtype=torch.float64), terms, torch.zeros(()))
+
+
 @pytest.mark.parametrize("sizes", [[5000], [784 * 400, 400, 3], [1025] * 64], ids=["1", "3", "64"])
 def test_adam_is_rounded_as_it_says_and_reads_neighbours_together(compiled, sizes):
     looks, updates = compiled(step_of_adam, sizes)
@@ -250,6 +257,12 @@ def test_a_step_of_adam_is_compiled_once(compiled):
         ]
         codes.add(tuple(compiled(adam.step, [torch.zeros(size + 1)[1:] for size in outputs], gradients)))
     assert len(codes) == 1
+
+
+def test_totals_are_rounded_as_they_say(compiled):
+    (ptx,) = compiled(add_to_totals)
+    assert not LOOSE.findall(ptx)
+    assert not CONTRACTED.findall(ptx)
 
 
 def test_nothing_is_fused_but_what_the_contract_fuses(compiled):
