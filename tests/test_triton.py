@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastvae.models import Terms
 from fastvae.ops import (
     bernoulli_log_prob,
+    cuda,
     gather_batch,
     gaussian_kl,
     gaussian_log_prob,
@@ -20,10 +22,11 @@ from fastvae.ops import (
     reparametrize_kl,
     reparametrize_log_weight,
 )
-from fastvae.ops import cuda
 from fastvae.ops import noise as noise_ops
 from fastvae.ops.cuda import CUDA_KERNELS, OPTIONS, TILE, compiles_for
 from fastvae.ops.noise import reference
+from fastvae.training.fused_adam import FusedAdam
+from fastvae.training.history import add_in_one_launch
 
 triton = pytest.importorskip("triton", reason="needs Triton: pip install 'fastvae[test]' brings it on Linux")
 
@@ -103,7 +106,7 @@ class OneDevice:
 
 @pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90"])
 def compiled(request, monkeypatch, tmp_path):
-    """From an operator and its arguments to the PTX of the kernels that a call would launch."""
+    """From an operator or a function and its arguments to the PTX of the kernels that a call would launch."""
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
 
@@ -113,7 +116,7 @@ def compiled(request, monkeypatch, tmp_path):
 
     class Started:
         def __getitem__(self, grid):
-            return lambda *arguments: None
+            return lambda *_: None
 
     def compile_only(self, *arguments, grid, warmup, **options):
         assert warmup, "launched by itself"
@@ -125,10 +128,10 @@ def compiled(request, monkeypatch, tmp_path):
     monkeypatch.setattr(cuda, "STARTERS", {})
     monkeypatch.setattr(driver, "_active", OneDevice(request.param))
 
-    def ptx_of(operator, *arguments):
+    def ptx_of(function, *arguments, **options):
         found.clear()
         cuda.STARTERS.clear()
-        CUDA_KERNELS[operator](*arguments)
+        CUDA_KERNELS.get(function, function)(*arguments, **options)
         assert found
         return [kernel.asm["ptx"] for kernel in found]
 
@@ -216,6 +219,61 @@ def test_neighbours_are_written_together(compiled):
     assert "st.global.v4" in ptx
     assert "ld.global.v4" in ptx
     assert ".shared" not in ptx
+
+
+def step_of_adam(sizes, *, shift=0):
+    """A step for parameters of these sizes, if wanted where no 16 bytes begin."""
+    parameters = [torch.zeros(size + shift)[shift:] for size in sizes]
+    adam = FusedAdam(parameters, [(1e-3, 0.1)] * len(sizes), beta1=0.9, beta2=0.999, eps=1e-8)
+    adam.step([torch.zeros(70), torch.zeros(70)], [torch.zeros(size) for size in sizes])
+
+
+def add_to_totals():
+    terms = Terms(torch.zeros(70), torch.zeros(70))
+    add_in_one_launch(torch.zeros(4, dtype=torch.float64), terms, torch.zeros(()))
+
+
+@pytest.mark.parametrize("sizes", [[5000], [784 * 400, 400, 3], [1025] * 64], ids=["1", "3", "64"])
+def test_adam_is_rounded_as_it_says_and_reads_neighbours_together(compiled, sizes):
+    looks, updates = compiled(step_of_adam, sizes)
+    for ptx in (looks, updates):
+        assert not LOOSE.findall(ptx)
+        assert not CONTRACTED.findall(ptx)
+        assert "ld.global.v4" in ptx
+    # A whole chunk is eight elements of four tensors for each thread, of which three are written.
+    assert updates.count("st.global.v4") >= 6
+    rounded = len(re.findall(r"\bdiv\.rn\.f32\b", updates)), len(re.findall(r"\bsqrt\.rn\.f32\b", updates))
+    assert rounded == (16, 16), "of a whole chunk and of a last one, once for each element"
+
+
+def test_adam_takes_parameters_that_lie_anywhere(compiled):
+    """Their averages and gradients are aligned all the same."""
+    looks, updates = compiled(step_of_adam, [4096, 1025], shift=1)
+    assert "ld.global.v4" in looks
+    assert 4 <= updates.count("st.global.v4") < updates.count("st.global")
+    for ptx in (looks, updates):
+        assert not LOOSE.findall(ptx)
+        assert not CONTRACTED.findall(ptx)
+
+
+def test_a_step_of_adam_is_compiled_once(compiled):
+    """Wherever its gradients and outputs lie, and whichever parameters have a gradient."""
+    parameters = [torch.zeros(size) for size in (5000, 41, 1)]
+    adam = FusedAdam(parameters, [(1e-3, 0.1)] * 3, beta1=0.9, beta2=0.999, eps=1e-8)
+    codes = set()
+    for outputs, shifts in (((70, 70), (0, 0, 0)), ((1,), (1, 0, 2)), ((64, 3, 9), (None, 1, 0))):
+        gradients = [
+            None if shift is None else torch.zeros(parameter.numel() + shift)[shift:]
+            for parameter, shift in zip(parameters, shifts, strict=True)
+        ]
+        codes.add(tuple(compiled(adam.step, [torch.zeros(size + 1)[1:] for size in outputs], gradients)))
+    assert len(codes) == 1
+
+
+def test_totals_are_rounded_as_they_say(compiled):
+    (ptx,) = compiled(add_to_totals)
+    assert not LOOSE.findall(ptx)
+    assert not CONTRACTED.findall(ptx)
 
 
 def test_nothing_is_fused_but_what_the_contract_fuses(compiled):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,54 +14,12 @@ import passes
 from comparison import COMPILED, EAGER, FASTVAE, Target
 from fastvae import functional, noise
 from gpu import latent
+from gpu.graphs import Captured, Results, capture
 from gpu.measuring import Work, cuda
 
 SHAPE = (128, 32)
 SEED = 1
 EAGER_CAPTURED, FASTVAE_CAPTURED = f"{EAGER}, captured", f"{FASTVAE}, captured"
-
-Results: TypeAlias = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A graph of recorded work.
-
-    Attributes
-    ----------
-    replay : callable
-        Does the work once more.
-    results : tuple of Tensor
-        Where each replay leaves what the work gives.
-    work : callable
-        Kept, since a replay reads the tensors that it was recorded with, wherever they were.
-    """
-
-    replay: Callable[[], None]
-    results: Results
-    work: Callable[[], Results]
-
-
-def capture(work: Callable[[], Results]) -> Captured:
-    """Record work into a CUDA graph, after the warm-up on a stream of its own that capture wants."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # A kernel that the collector unloads in the middle of a capture would break it.
-    gc.collect()
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with torch.cuda.graph(graph):
-            results = work()
-    finally:
-        if collecting:
-            gc.enable()
-    return Captured(graph.replay, results, work)
 
 
 def once(step: latent.Step, tensors: Sequence[Tensor]) -> Results:

@@ -14,6 +14,7 @@ import bench_latent
 import harness
 import passes
 from comparison import COMPILED, EAGER, FASTVAE, Target
+from gpu.graphs import in_a_graph
 from gpu.measuring import COPY, Bandwidth, Work, compare, copy, cuda, in_memory
 
 Step: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -126,17 +127,18 @@ def targets(kind: str) -> Sequence[Target]:
     return (Bandwidth(0.6), Target(2))
 
 
-def work(size: str, dtype: str, kind: str) -> Work:
+def work(size: str, dtype: str, kind: str, *, graph: bool = False) -> Work:
     shape, type_ = SIZES[size], DTYPES[dtype]
     bytes_ = moved(*shape, type_, kind)
+    candidates = {
+        **{name: build(name, kind, shape, type_) for name in STEPS},
+        COPY: in_memory(copy(bytes_)),
+    }
     return Work(
-        name=f"{kind}-{size}-{dtype}",
-        title=f"`reparametrize_kl`, {shape[0]}x{shape[1]}",
+        name=f"{kind}-{size}-{dtype}{'-graph' * graph}",
+        title=f"`reparametrize_kl`, {shape[0]}x{shape[1]}{', in a graph' * graph}",
         kind=kind,
-        candidates={
-            **{name: build(name, kind, shape, type_) for name in STEPS},
-            COPY: in_memory(copy(bytes_)),
-        },
+        candidates={name: in_a_graph(make) if graph else make for name, make in candidates.items()},
         targets=lambda _: targets(kind),
         quick=size == "16M",
         dtype=dtype,
@@ -146,13 +148,14 @@ def work(size: str, dtype: str, kind: str) -> Work:
 
 
 COMPARISONS = [
-    work(size, dtype, kind)
-    for size, dtype in (
-        ("16M", "float32"),
-        ("16M", "bf16"),
-        ("256M", "float32"),
-        ("256M", "bf16"),
-        ("16M-narrow", "float32"),
+    work(size, dtype, kind, graph=graph)
+    for size, dtype, ways in (
+        ("16M", "float32", (False, True)),
+        ("16M", "bf16", (False, True)),
+        ("256M", "float32", (False,)),
+        ("256M", "bf16", (False,)),
+        ("16M-narrow", "float32", (True,)),
     )
+    for graph in ways
     for kind in ("forward", "backward")
 ]

@@ -12,6 +12,7 @@ import harness
 import kernels.likelihood
 import passes
 from comparison import COMPILED, EAGER, FASTVAE, Target
+from gpu.graphs import in_a_graph
 from gpu.measuring import COPY, Work, compare, copy, cuda
 from kernels.likelihood import BATCH, PIXELS, SAMPLES, Likelihood
 
@@ -47,19 +48,23 @@ def build(make: Callable[[], Likelihood]) -> Callable[[str], harness.Candidate]:
     return lambda name: candidate(name, make(), cuda())
 
 
-COMPARISONS = [
-    Work(
-        name="bernoulli",
-        title=f"`bernoulli_log_prob`, {SAMPLES}x{BATCH}x{PIXELS}, targets {BATCH}x{PIXELS} uint8",
+def work(*, graph: bool = False) -> Work:
+    candidates = {
+        EAGER: build(lambda: kernels.likelihood.eager),
+        COMPILED: build(lambda: passes.compiled(kernels.likelihood.eager)),
+        FASTVAE: build(lambda: kernels.likelihood.fused),
+        COPY: copy(MOVED),
+    }
+    shapes = f"{SAMPLES}x{BATCH}x{PIXELS}, targets {BATCH}x{PIXELS} uint8"
+    return Work(
+        name=f"bernoulli{'-graph' * graph}",
+        title=f"`bernoulli_log_prob`, {shapes}{', in a graph' * graph}",
         kind="forward and backward",
-        candidates={
-            EAGER: build(lambda: kernels.likelihood.eager),
-            COMPILED: build(lambda: passes.compiled(kernels.likelihood.eager)),
-            FASTVAE: build(lambda: kernels.likelihood.fused),
-            COPY: copy(MOVED),
-        },
+        candidates={name: in_a_graph(make) if graph else make for name, make in candidates.items()},
         targets=lambda _: (Target(3),),
         moved=MOVED,
         needs=40 * 4 * SAMPLES * BATCH * PIXELS,
     )
-]
+
+
+COMPARISONS = [work(), work(graph=True)]

@@ -20,14 +20,14 @@ SEED = 2024
 
 
 def quiet_compiler(test):
-    """What torch's own compiler warns of: a precision it would prefer, the empty graph that keeps its memory."""
+    """torch's compiler warns of a precision that it would prefer, and of a graph that keeps its memory."""
     for message in ("TensorFloat32 tensor cores", "The CUDA Graph is empty"):
         test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
     return test
 
 
 @triton.jit
-def roots(first, out, COUNT: tl.constexpr):
+def roots(first, out, COUNT: tl.constexpr):  # noqa: N803
     at = tl.program_id(0) * COUNT + tl.arange(0, COUNT)
     tl.store(out + at, root((first + at).to(tl.float32, bitcast=True)))
 

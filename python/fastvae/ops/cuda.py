@@ -12,6 +12,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
@@ -97,10 +98,7 @@ def cuda_kernel(operator: OpOverload[..., Any], reference: Callable[..., Any]) -
             device = next(a.device for a in arguments if isinstance(a, Tensor))
             if not has_triton() or not compiles_for(device.index):
                 return reference(*arguments)
-            if device.index == torch.cuda.current_device():
-                return function(*arguments)
-            # Triton launches on the current one, whatever its arguments are on.
-            with torch.cuda.device(device):
+            with on(device):
                 return function(*arguments)
 
         LIBRARY.impl(operator, run, "CUDA")
@@ -109,6 +107,11 @@ def cuda_kernel(operator: OpOverload[..., Any], reference: Callable[..., Any]) -
         return function
 
     return register
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Launch on a device: Triton takes the current one, whatever its arguments are on."""
+    return nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device)
 
 
 def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> None:
@@ -122,11 +125,12 @@ def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> 
     if INTERPRETED:
         kernel[grid](*arguments, **constants, **OPTIONS)
         return
-    kinds = [(a.dtype, not a.data_ptr() & 15) if isinstance(a, Tensor) else a for a in arguments]
+    kinds = [_kind(argument) for argument in arguments]
     number = id(kernel)
     for place in UNSPECIALIZED.get(number) or _unspecialized(kernel):
-        kinds[place] = _kind(kinds[place])
-    key = (number, grid, arguments[0].device, *constants.values(), *kinds)
+        kinds[place] = _width(kinds[place])
+    first = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
+    key = (number, grid, first.device, *constants.values(), *kinds)
     starter = STARTERS.get(key)
     if starter is None:
         compiled = kernel.warmup(*arguments, **constants, grid=grid, **OPTIONS)
@@ -138,9 +142,18 @@ def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> 
     start(*arguments, *rest)
 
 
-def _kind(number: Any) -> object:
+def _kind(argument: Any) -> Any:
+    """What Triton looks at in an argument; of numbers more than that."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, not argument.data_ptr() & 15
+    return tuple(map(_kind, argument)) if isinstance(argument, tuple) else argument
+
+
+def _width(kind: Any) -> Any:
     """What Triton looks at in a number that it does not specialize for: its type, and whether 32 bits do."""
-    return -(2**31) <= number < 2**31 if isinstance(number, int) else type(number)
+    if isinstance(kind, int):
+        return -(2**31) <= kind < 2**31
+    return float if isinstance(kind, float) else kind
 
 
 def _unspecialized(kernel: Any) -> Sequence[int]:

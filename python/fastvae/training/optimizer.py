@@ -1,4 +1,4 @@
-"""Adam in one kernel, with steps that can be called off on the device."""
+"""Adam in few kernels, with steps that can be called off on the device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from fastvae.training import fused_adam
 
 __all__ = ["CautiousAdam"]
 
@@ -42,12 +44,14 @@ class _Group(NamedTuple):
 
 
 class CautiousAdam:
-    """torch's fused Adam, whose step does nothing where a term of the loss or a gradient is not finite.
+    """Adam, whose step does nothing where a term of the loss or a gradient is not finite.
 
-    The decision is a tensor on the device that the fused kernel reads (``found_inf``, as automatic mixed
-    precision does), so no step waits for it. Weight decay is decoupled (AdamW; with 0 it is Adam) and leaves
-    alone the likelihood's own parameters, such as the one learned variance of a Gaussian: pulling it to 1
-    regularises nothing. Those take ten times the learning rate.
+    The decision is a number on the device, which the kernel that updates reads, so no step waits for it. The
+    kernels are those of :class:`~fastvae.training.fused_adam.FusedAdam` where it takes the parameters, which
+    is on CUDA, else torch's own (there it is ``found_inf``, as in automatic mixed precision). Weight decay is
+    decoupled (AdamW; with 0 it is Adam) and leaves alone the likelihood's own parameters, such as the one
+    learned variance of a Gaussian: pulling it to 1 regularises nothing. Those take ten times the learning
+    rate.
 
     Parameters
     ----------
@@ -56,17 +60,16 @@ class CautiousAdam:
     """
 
     def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
-        groups = dict[tuple[bool, torch.dtype], _Group]()
+        self._parameters, rates = list[Tensor](), list[tuple[float, float]]()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 own = name.startswith("likelihood.")
-                rates = (LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay)
-                group = groups.setdefault((own, parameter.dtype), _Group([], [], [], [], *rates))
-                group.parameters.append(parameter)
-                group.means.append(torch.zeros_like(parameter))
-                group.squares.append(torch.zeros_like(parameter))
-                group.steps.append(torch.zeros((), dtype=torch.float32, device=parameter.device))
-        self._groups = list(groups.values())
+                self._parameters.append(parameter)
+                rates.append((LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay))
+        self._fused: fused_adam.FusedAdam | None = None
+        if fused_adam.takes(self._parameters):
+            self._fused = fused_adam.FusedAdam(self._parameters, rates, beta1=BETA1, beta2=BETA2, eps=EPSILON)
+        self._groups = [] if self._fused else _groups(self._parameters, rates)
         self._numbers = dict[tuple[float, torch.dtype, torch.device], Tensor]()
 
     def step(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor] | None = None) -> Tensor:
@@ -85,14 +88,17 @@ class CautiousAdam:
         Tensor
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
-        for group in self._groups:
-            for parameter in group.parameters:
-                parameter.grad = None
+        for parameter in self._parameters:
+            parameter.grad = None
         roots = [output.requires_grad for output in outputs]
-        torch.autograd.backward(
-            list(compress(outputs, roots)), None if slopes is None else list(compress(slopes, roots))
-        )
+        # In this thread: for a device autograd has one of its own, and waking it takes longer than a layer.
+        with torch.autograd.set_multithreading_enabled(False):
+            torch.autograd.backward(
+                list(compress(outputs, roots)), None if slopes is None else list(compress(slopes, roots))
+            )
         with torch.no_grad():
+            if self._fused is not None:
+                return self._fused.step(outputs, [parameter.grad for parameter in self._parameters])
             gradients = [[parameter.grad for parameter in group.parameters] for group in self._groups]
             there = [gradient for of_group in gradients for gradient in of_group if gradient is not None]
             skipped = self._found_inf([_plain(output) for output in outputs], there)
@@ -143,6 +149,19 @@ class CautiousAdam:
         if key not in self._numbers:
             self._numbers[key] = torch.full((), value, dtype=like.dtype, device=like.device)
         return self._numbers[key]
+
+
+def _groups(parameters: Sequence[Tensor], rates: Sequence[tuple[float, float]]) -> list[_Group]:
+    """The parameters by what the fused kernel takes together, at the beginning of a training."""
+    groups = dict[tuple[float, float, torch.dtype], _Group]()
+    for parameter, (learning_rate, weight_decay) in zip(parameters, rates, strict=True):
+        key = learning_rate, weight_decay, parameter.dtype
+        group = groups.setdefault(key, _Group([], [], [], [], learning_rate, weight_decay))
+        group.parameters.append(parameter)
+        group.means.append(torch.zeros_like(parameter))
+        group.squares.append(torch.zeros_like(parameter))
+        group.steps.append(torch.zeros((), dtype=torch.float32, device=parameter.device))
+    return list(groups.values())
 
 
 def _plain(output: Tensor) -> Tensor:
