@@ -385,6 +385,7 @@ def test_a_captured_step_has_the_bits_of_one_that_is_not(cuda):
     assert_same(trained(True), trained(False))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits_for_the_device(cuda):
     parameters = placed(numbers(SIZES, 0), cuda)
     adam = FusedAdam(parameters, rates_of(parameters, (RATE, DECAY)), **ADAM)
