@@ -15,6 +15,7 @@ from fastvae.ops.triton.math import (
     half_deviation_times,
     kl_slope,
     twice_kl_of,
+    widened,
 )
 from fastvae.ops.triton.philox import normal_tile
 
@@ -77,8 +78,10 @@ def forward(
         column = start + tl.arange(0, COLUMNS)
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         # Past an end both are 0, and so is their KL.
-        m = tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0).to(MATH)
-        l = tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0).to(MATH)
+        m = widened(tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0), MATH)
+        l = widened(
+            tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0), MATH
+        )
         n, twice_growth, twice_excess = deviation(l)
         own = row[:, None] * columns + column[None, :]
         if SAMPLE:
@@ -148,10 +151,10 @@ def backward(
     column = start + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     own = row[:, None] * columns + column[None, :]
-    l = tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0).to(MATH)
+    l = widened(tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0), MATH)
     n, twice_growth, twice_excess = deviation(l)
     if KL:
-        m = tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0).to(MATH)
+        m = widened(tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0), MATH)
         if KL_BY_COLUMN:
             g_kl = tl.load(grad_kl + row[:, None] * grad_kl_step + column[None, :], mask=inside, other=0.0)
         else:
@@ -169,7 +172,9 @@ def backward(
             )
         of_logvar = g_kl * kl_slope(growth)
     if SAMPLE:
-        g_z = tl.load(grad_z + row[:, None] * grad_z_step + column[None, :], mask=inside, other=0.0).to(MATH)
+        g_z = widened(
+            tl.load(grad_z + row[:, None] * grad_z_step + column[None, :], mask=inside, other=0.0), MATH
+        )
         number = row + row_offset.to(tl.int64)
         eps = normal_tile(number, start, draw.to(tl.uint32), tl.load(seed), ROWS, COLUMNS, BITS).to(MATH)
         slope = half_deviation_times(n, twice_growth, eps)

@@ -123,6 +123,16 @@ def horner(x, OF_32: tl.constexpr, TERMS_32: tl.constexpr, OF_64: tl.constexpr, 
 
 
 @triton.jit
+def widened(x, MATH: tl.constexpr):
+    """What was loaded in the type of the arithmetic: of a bfloat16 the bits are the upper half."""
+    if x.dtype == tl.bfloat16 and MATH == tl.float32:
+        bits = x.to(tl.uint16, bitcast=True).to(tl.uint32)
+        return (bits << 16).to(tl.float32, bitcast=True)
+    else:
+        return x.to(MATH)
+
+
+@triton.jit
 def divide(a, b):
     """a / b, rounded once."""
     if a.dtype == tl.float64:
