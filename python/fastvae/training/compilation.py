@@ -22,6 +22,8 @@ class Compilation(NamedTuple):
     reason: str
     asked_for: bool = True
     """Whether a step that cannot be captured is an error."""
+    own_networks: bool = False
+    """Whether nothing but fastvae's own networks makes gradients, so that it is known what waits for them."""
 
     def __str__(self) -> str:
         how = {"graph": "each step one CUDA graph", "inductor": "forward and loss compiled by inductor"}
@@ -61,5 +63,5 @@ def choose_compilation(
             )
         if steps < FEWEST_STEPS:
             return Compilation(None, f"as a capture does not pay for {steps} steps")
-        return Compilation("graph", "", asked_for=False)
-    return Compilation(compile, "as asked for") if compile else Compilation(None, "as asked for")
+        return Compilation("graph", "", asked_for=False, own_networks=True)
+    return Compilation(compile or None, "as asked for", own_networks=not spec.custom)

@@ -13,22 +13,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
-from torch.overrides import TorchFunctionMode
 
 from fastvae import noise
 from fastvae.data import Data
 from fastvae.errors import NotCapturedWarning
+from fastvae.training.branches import LinearLayers, SideBranch
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
 from fastvae.training.step import Step, Steps, pass_over
-
-FEW_OUTPUTS = 512
-"""For fewer columns than this cuBLAS adds a bias in four operations, as part of a product in parts."""
 
 __all__ = ["CapturedSteps", "CudaRecorder", "Recorder"]
 
@@ -116,38 +112,6 @@ def _stream_of(device: torch.device, thread: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-class _BiasByItself(TorchFunctionMode):
-    """Lets narrow linear layers on CUDA be a product and a sum.
-
-    In float32 cuBLAS computes a small product with a bias by splitting it up: the parts, their sum and two
-    operations that prepare them take two to three times as long as the product alone, which is one or two.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is linear and len(args) == 3 and not kwargs:
-            x, weight, bias = args
-            if bias is not None and _is_narrow(x, weight):
-                return torch.mm(x, weight.t()).add_(bias)
-        return func(*args, **kwargs)
-
-
-def _is_narrow(x: Tensor, weight: Tensor) -> bool:
-    return (
-        x.is_cuda
-        and x.dim() == 2
-        and x.dtype is torch.float32
-        and len(weight) < FEW_OUTPUTS
-        and not torch.is_autocast_enabled("cuda")
-    )
-
-
 class CapturedSteps(Steps):
     """Steps of which the full batches are captured and replayed; smaller ones run uncaptured.
 
@@ -162,6 +126,8 @@ class CapturedSteps(Steps):
     recorder : Recorder
     fall_back : bool
         Go on uncaptured, with a warning, if the step cannot be captured.
+    own_networks : bool
+        Whether the networks are fastvae's own: then the gradients of weights are a branch of the graph.
     """
 
     def __init__(
@@ -175,11 +141,13 @@ class CapturedSteps(Steps):
         device: torch.device,
         recorder: Recorder,
         fall_back: bool,
+        own_networks: bool = False,
     ) -> None:
         super().__init__(step, totals, settings, total_steps=total_steps)
         self._data = data
         self._recorder = recorder
         self._fall_back = fall_back
+        self._own_networks = own_networks
         self._replay: Callable[[], None] | None = None
         self._full_steps = 0
 
@@ -262,7 +230,9 @@ class CapturedSteps(Steps):
 
     def _capture(self) -> None:
         try:
-            with _BiasByItself():
+            branch = SideBranch() if self._own_networks else None
+            self._step.before_update = branch.join if branch else None
+            with LinearLayers(branch):
                 self._replay = self._recorder(self._step_of_full_batch)
         except Exception as error:
             if not self._fall_back:
@@ -278,6 +248,8 @@ class CapturedSteps(Steps):
                 NotCapturedWarning,
                 stacklevel=2,
             )
+        finally:
+            self._step.before_update = None
 
     # What follows is captured: no number in it may differ between steps.
 

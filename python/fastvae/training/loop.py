@@ -122,6 +122,7 @@ def _steps(
         device=device,
         recorder=CudaRecorder(device),
         fall_back=not compilation.asked_for,
+        own_networks=compilation.own_networks,
     )
 
 

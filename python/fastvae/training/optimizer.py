@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -72,7 +72,12 @@ class CautiousAdam:
         self._groups = [] if self._fused else _groups(self._parameters, rates)
         self._numbers = dict[tuple[float, torch.dtype, torch.device], Tensor]()
 
-    def step(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor] | None = None) -> Tensor:
+    def step(
+        self,
+        outputs: Sequence[Tensor],
+        slopes: Sequence[Tensor] | None = None,
+        before_update: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Differentiate and update.
 
         Parameters
@@ -82,6 +87,8 @@ class CautiousAdam:
             requires grad.
         slopes : sequence of Tensor, optional
             The derivative of the loss with respect to each output. Without, their sum is the loss.
+        before_update : callable, optional
+            Called when there are gradients.
 
         Returns
         -------
@@ -96,6 +103,8 @@ class CautiousAdam:
             torch.autograd.backward(
                 list(compress(outputs, roots)), None if slopes is None else list(compress(slopes, roots))
             )
+        if before_update is not None:
+            before_update()
         with torch.no_grad():
             if self._fused is not None:
                 return self._fused.step(outputs, [parameter.grad for parameter in self._parameters])

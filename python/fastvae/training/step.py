@@ -51,12 +51,18 @@ class Step:
     device : torch.device
     inductor : bool
         Compile the forward for batches of the size of the first one; others run as they are.
+
+    Attributes
+    ----------
+    before_update : callable, optional
+        Called when there are gradients, before anything is made of them.
     """
 
     def __init__(
         self, model: VAE, settings: Settings, *, device: torch.device, inductor: bool = False
     ) -> None:
         self.model = model
+        self.before_update: Callable[[], None] | None = None
         self._device = device
         self._optimizer = CautiousAdam(
             model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
@@ -96,7 +102,7 @@ class Step:
         else:
             terms = self._run_compiled(self._compiled, x, seed)
         recon, kl = terms.recon, terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
-        skipped = self._optimizer.step((recon, kl), _slopes(recon, kl, weight))
+        skipped = self._optimizer.step((recon, kl), _slopes(recon, kl, weight), self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
     def _run_compiled(self, compiled: _Terms, x: Tensor, seed: int | Tensor) -> Terms | FlooredTerms:

@@ -125,7 +125,7 @@ def horner(x, OF_32: tl.constexpr, TERMS_32: tl.constexpr, OF_64: tl.constexpr, 
 @triton.jit
 def widened(x, MATH: tl.constexpr):
     """What was loaded in the type of the arithmetic: of a bfloat16 the bits are the upper half."""
-    if x.dtype == tl.bfloat16 and MATH == tl.float32:
+    if x.dtype == tl.bfloat16 and tl.float32 == MATH:
         bits = x.to(tl.uint16, bitcast=True).to(tl.uint32)
         return (bits << 16).to(tl.float32, bitcast=True)
     else:
