@@ -5,6 +5,7 @@ the operations stands in for it, so that what a graph would freeze is found with
 end ask a real one.
 """
 
+import contextlib
 import gc
 import json
 import shutil
@@ -27,7 +28,7 @@ from fastvae.data.resident import ResidentData
 from fastvae.errors import NonFiniteWarning, NotCapturedWarning
 from fastvae.models import ModelSpec, build_model
 from fastvae.objectives import elbo
-from fastvae.training import load, loop, train
+from fastvae.training import branches, load, loop, train
 from fastvae.training.compilation import FEWEST_STEPS, Compilation, choose_compilation
 from fastvae.training.config import Settings
 from fastvae.training.graph import WARM_UP, CapturedSteps, CudaRecorder
@@ -404,7 +405,7 @@ def test_a_weight_of_the_kl_may_be_a_tensor():
 def test_auto_captures_what_a_graph_cannot_freeze_on_cuda():
     cuda, built_in = torch.device("cuda", 0), ModelSpec((4,), 2)
     assert choose_compilation("auto", cuda, built_in, FEWEST_STEPS) == Compilation(
-        "graph", "", asked_for=False
+        "graph", "", asked_for=False, own_networks=True
     )
     assert choose_compilation("auto", CPU, built_in, 10**6).kind is None
     few = choose_compilation("auto", cuda, built_in, FEWEST_STEPS - 1)
@@ -412,7 +413,9 @@ def test_auto_captures_what_a_graph_cannot_freeze_on_cuda():
     own = choose_compilation("auto", cuda, ModelSpec((4,), 2, custom=("encoder", "decoder")), 10**6)
     assert own.kind is None
     assert str(own) == ('steps as they are (as the encoder and decoder may do anything; see compile="graph")')
-    assert choose_compilation("graph", cuda, ModelSpec((4,), 2, custom=("encoder",)), 1).asked_for
+    asked = choose_compilation("graph", cuda, ModelSpec((4,), 2, custom=("encoder",)), 1)
+    assert (asked.asked_for, asked.own_networks) == (True, False)
+    assert choose_compilation("graph", cuda, built_in, 1).own_networks
     assert choose_compilation(False, cuda, built_in, 10**6).kind is None
     assert str(choose_compilation("inductor", CPU, built_in, 1)) == (
         "forward and loss compiled by inductor (as asked for)"
@@ -702,6 +705,68 @@ def test_a_step_mixes_no_devices(monkeypatch, steps_of, likelihood, changes):
         assert all(parameter.device == elsewhere for parameter in model.parameters())
 
 
+class Beside(branches.SideBranch):
+    """A branch without a device, which stays in the order of the program."""
+
+    def __init__(self):
+        self._kept, self._made, self._used = [], [], False
+
+    @contextlib.contextmanager
+    def after(self, *inputs):
+        self._kept += inputs
+        yield
+
+
+def layers_with_gradients(mode, frozen=()):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(7, 30), nn.ReLU(), nn.Linear(30, 5), nn.ReLU(), nn.Linear(5, 40))
+    parameters = dict(layers.named_parameters())
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    with mode:
+        layers(torch.randn(20, 7)).square().sum().backward()
+    return {name: parameter.grad for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("frozen", [(), ("2.weight",), ("4.bias", "0.weight")])
+def test_linear_layers_of_a_graph_have_the_gradients_of_any(monkeypatch, frozen):
+    monkeypatch.setattr(branches, "_are_plain", lambda *_: True)
+    monkeypatch.setattr(branches, "FEW_OUTPUTS", 10)
+    expected = layers_with_gradients(contextlib.nullcontext(), frozen)
+    beside = Beside()
+    for mode in (branches.LinearLayers(beside), branches.LinearLayers(None)):
+        found = layers_with_gradients(mode, frozen)
+        assert {name for name, grad in found.items() if grad is None} == set(frozen)
+        for name in found.keys() - frozen:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    assert len(beside._made) == 6 - len(frozen)
+    beside.join()
+
+
+def test_a_gradient_that_autograd_copied_is_not_taken_for_that_of_the_branch(monkeypatch):
+    """It was copied in the main branch, which had not waited."""
+    monkeypatch.setattr(branches, "_are_plain", lambda *_: True)
+    layer, beside = nn.Linear(7, 3), Beside()
+    with branches.LinearLayers(beside):
+        for _ in range(2):  # the second is added to the first
+            layer(torch.randn(20, 7)).sum().backward()
+    with pytest.raises(RuntimeError, match="did not take the gradient of a weight as it was"):
+        beside.join()
+
+
+def test_only_plain_layers_on_cuda_are_computed_otherwise():
+    x, weight, bias = torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(4)
+    assert not branches._are_plain(x, weight, bias)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, weight, bias = (torch.empty(shape, device="cuda") for shape in ((2, 3), (4, 3), (4,)))
+        assert branches._are_plain(x, weight, bias)
+        assert not branches._are_plain(x, weight, None)
+        assert not branches._are_plain(x[None], weight, bias)
+        assert not branches._are_plain(x.double(), weight.double(), bias.double())
+        with torch.no_grad():
+            assert not branches._are_plain(x, weight, bias)
+
+
 # On a GPU
 
 gpu = [
@@ -944,6 +1009,7 @@ def test_a_step_that_reads_a_number_cannot_be_captured_and_the_next_training_can
     with pytest.raises(RuntimeError) as caught:
         run(encoder=Reads(), hidden_dims=None, **ENOUGH, compile="graph")
     assert 'compile="graph" captures the step' in caught.value.__notes__[0]
+    assert torch.rand(3, device="cuda").isfinite().all(), "the generator took itself to be in the capture"
     assert_same_run(run(**ENOUGH), run(**ENOUGH, compile=False), rtol=1e-4, atol=1e-5)
     assert len(captures) == 1
 
@@ -963,6 +1029,7 @@ def test_auto_goes_on_where_a_capture_breaks(monkeypatch):
     with pytest.warns(NotCapturedWarning, match="training goes on without"):
         fallen_back = run(**ENOUGH)
     assert_same_run(fallen_back, expected, rtol=1e-4, atol=1e-5)
+    assert torch.rand(3, device="cuda").isfinite().all()
 
 
 @on_gpu

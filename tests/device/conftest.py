@@ -90,6 +90,20 @@ def cuda() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+@pytest.fixture
+def every_matrix_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Cut small matrices as large ones are."""
+    from fastvae.ops import cuda
+
+    monkeypatch.setattr(cuda, "LARGE", 0)
+    cuts = (cuda.tiles, cuda.tiles_of_rows, cuda.tiles_of_likelihood)
+    for cut in cuts:
+        cut.cache_clear()
+    yield
+    for cut in cuts:
+        cut.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def kernel() -> Callable[..., Callable[..., object]]:
     """From an operator to the callable that runs its kernel for CUDA."""

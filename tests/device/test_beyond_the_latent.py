@@ -11,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 
-from fastvae.ops import cuda
 from fastvae.ops.bernoulli_log_prob import schema as bernoulli
 from fastvae.ops.gather_batch import schema as gather
 from fastvae.ops.gaussian_kl import schema as kl
@@ -159,8 +158,8 @@ def test_bernoulli_elements_sums_and_gradients(device, kernel, dtype, kind, extr
             assert_same_bits(*both(bernoulli.bernoulli_log_prob_backward, arguments, device, kernel))
 
 
-def test_large_likelihoods_are_summed_in_narrow_tiles(device, kernel, monkeypatch):
-    monkeypatch.setattr(cuda, "LARGE_LIKELIHOOD", 0)
+@pytest.mark.usefixtures("every_matrix_large")
+def test_large_likelihoods_are_summed_in_narrow_tiles(device, kernel):
     logits, data = normal(2, 5, 784, scale=5), torch.randint(0, 256, (5, 784), dtype=torch.uint8)
     ours, theirs = both(bernoulli.bernoulli_log_prob, (logits, data, 255, 1), device, kernel)
     assert_near(ours[0], theirs[0])

@@ -124,6 +124,24 @@ def test_the_kl_of_an_element_has_the_bits_of_the_cpu(device, kernel, shape, dty
     assert_bits(found, gaussian_kl.schema.gaussian_kl(mu, logvar, 1, "none"))
 
 
+@pytest.mark.usefixtures("every_matrix_large")
+@pytest.mark.parametrize("shape", [(3, 41), (2, 5000), (70, 3)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_matrices_of_16_bits_are_taken_in_larger_tiles(device, kernel, shape, dtype):
+    mu, logvar = latent(shape, dtype)
+    rest = (3, 9, 1, "sample")
+    forward = reparametrize_kl.schema.reparametrize_kl
+    z, kl = kernel(forward)(mu.to(device), logvar.to(device), seed_on(device), *rest)
+    expected_z, expected_kl = forward(mu, logvar, torch.tensor(SEED), *rest)
+    assert_bits(z, expected_z)
+    assert_sums(kl, expected_kl, "sample")
+    grads = torch.randn(shape).to(dtype), torch.randn(shape[0])
+    backward = reparametrize_kl.schema.reparametrize_kl_backward
+    found = kernel(backward)(*(t.to(device) for t in (*grads, mu, logvar)), seed_on(device), *rest)
+    for ours, theirs in zip(found, backward(*grads, mu, logvar, torch.tensor(SEED), *rest), strict=True):
+        assert_bits(ours, theirs)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_sample_and_kl_together(device, kernel, shape, dtype, reduction):

@@ -44,11 +44,11 @@ MOST_STEPS = 8
 RUN = 8
 """Samples of one latent that are added up in the type itself, likewise."""
 
+LARGE = 2**20
+"""Elements from which on a matrix is large. Before, programs that work at a time count for more."""
+
 LIKELIHOOD_WIDTH = 128
 """Columns of the tiles of a large likelihood: 784 take seven steps, of which the last is nearly full."""
-
-LARGE_LIKELIHOOD = 2**20
-"""Elements from which on a likelihood is large. Before, programs that work at a time count for more."""
 
 CUDA_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 """The function behind each operator that has a kernel for CUDA."""
@@ -56,8 +56,8 @@ CUDA_KERNELS: dict[OpOverload[..., Any], Callable[..., Any]] = {}
 STARTERS: dict[tuple[Any, ...], tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 """What starts a compiled kernel, and the constants that go behind its arguments."""
 
-MOST_STARTERS = 4096
-"""Each is for one shape: somebody may have a great many of those."""
+MOST_SHAPES = 4096
+"""What is remembered for a shape: somebody may have a great many of them."""
 
 UNSPECIALIZED: dict[int, Sequence[int]] = {}
 """The places of the arguments whose values a kernel is not specialized for, by the identity of the kernel."""
@@ -135,7 +135,7 @@ def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> 
     if starter is None:
         compiled = kernel.warmup(*arguments, **constants, grid=grid, **OPTIONS)
         in_order = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
-        if len(STARTERS) == MOST_STARTERS:
+        if len(STARTERS) == MOST_SHAPES:
             STARTERS.clear()
         starter = STARTERS[key] = (compiled[(*grid, 1, 1)], in_order)
     start, rest = starter
@@ -196,34 +196,40 @@ class Tiles(NamedTuple):
     grid: tuple[int]
 
 
-@functools.lru_cache(MOST_STARTERS)
-def tiles(rows: int, columns: int) -> Tiles:
+def _area(rows: int, columns: int, bits: int) -> int:
+    """The elements of a tile: more where the matrix is large and a thread reads eight of them together."""
+    return 2 * TILE if bits == 16 and rows * columns >= LARGE else TILE
+
+
+@functools.lru_cache(MOST_SHAPES)
+def tiles(rows: int, columns: int, bits: int = 32) -> Tiles:
     """Cut a matrix for work that keeps to single elements: a program for each tile."""
-    width = min(max(next_power_of_two(columns), 4), TILE)
-    height = min(TILE // width, next_power_of_two(rows))
+    area = _area(rows, columns, bits)
+    width = min(max(next_power_of_two(columns), 4), area)
+    height = min(area // width, next_power_of_two(rows))
     across = cdiv(columns, width)
     return Tiles(height, width, 1, across, (cdiv(rows, height) * across,))
 
 
-@functools.lru_cache(MOST_STARTERS)
-def tiles_of_rows(rows: int, columns: int, widest: int = TILE) -> Tiles:
+@functools.lru_cache(MOST_SHAPES)
+def tiles_of_rows(rows: int, columns: int, bits: int = 32, widest: int = 2 * TILE) -> Tiles:
     """Cut a matrix for sums over its rows: a program takes several tiles of some rows."""
-    width = min(max(next_power_of_two(columns), 4), widest)
-    height = min(TILE // width, next_power_of_two(rows))
+    area = _area(rows, columns, bits)
+    width = min(max(next_power_of_two(columns), 4), area, widest)
+    height = min(area // width, next_power_of_two(rows))
     across = cdiv(columns, width)
     segments = cdiv(across, MOST_STEPS)
     steps = cdiv(across, segments)
     return Tiles(height, width, steps, segments, (cdiv(rows, height) * segments,))
 
 
-@functools.lru_cache(MOST_STARTERS)
+@functools.lru_cache(MOST_SHAPES)
 def tiles_of_likelihood(rows: int, columns: int) -> Tiles:
     """Cut the matrix of a likelihood for sums over its rows."""
-    large = rows * columns >= LARGE_LIKELIHOOD
-    return tiles_of_rows(rows, columns, LIKELIHOOD_WIDTH if large else TILE)
+    return tiles_of_rows(rows, columns, widest=LIKELIHOOD_WIDTH if rows * columns >= LARGE else TILE)
 
 
-@functools.lru_cache(MOST_STARTERS)
+@functools.lru_cache(MOST_SHAPES)
 def tiles_of_columns(rows: int, columns: int) -> Tiles:
     """Cut a matrix for sums over its columns: a program takes several tiles of some columns."""
     widest = max(next_power_of_two(columns), 4)
@@ -247,6 +253,7 @@ class DeviceMatrix:
         self.shape, self.dtype, self.device, self.event_dims = like.shape, like.dtype, like.device, event_dims
         self.rows, self.columns = rows_columns(like.shape, event_dims)
         self.bytes = like.nbytes
+        self.bits = 8 * like.itemsize
 
     @property
     def opmath(self) -> torch.dtype:

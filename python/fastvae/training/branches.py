@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +14,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["LinearLayers", "SideBranch"]
+__all__ = ["LinearLayers", "SideBranch", "stream_of"]
 
 FEW_OUTPUTS = 512
 """For fewer columns than this cuBLAS adds a bias in four operations, as part of a product in parts."""
+
+
+@functools.cache
+def stream_of(device: torch.device, use: str, thread: int) -> torch.cuda.Stream:
+    """One stream for all trainings of a thread: libraries and the allocator keep memory for each they see."""
+    del use, thread  # two trainings at a time must not share one
+    return torch.cuda.Stream(device)
 
 
 class SideBranch:
@@ -23,12 +32,24 @@ class SideBranch:
 
     In the graph that becomes a branch of its own. The gradients of weights are a third of the backward of a
     small network, and nothing needs them before the update.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of CUDA. Make it before the capture.
     """
 
-    def __init__(self) -> None:
-        self._stream: torch.cuda.Stream | None = None
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = stream_of(device, "branch", threading.get_ident())
+        self._used = False
         self._kept = list[Tensor]()
         self._made = list[tuple[Tensor, int]]()
+        # cuBLAS makes what it needs for a stream now: in the capture it would be part of the graph.
+        with torch.cuda.stream(self._stream):
+            one = torch.ones(1, 1, device=device)
+            torch.mm(one, one)
+        torch.cuda.current_stream(device).wait_stream(self._stream)
 
     @contextmanager
     def after(self, *inputs: Tensor) -> Iterator[None]:
@@ -38,8 +59,8 @@ class SideBranch:
         memory to what comes next there.
         """
         self._kept += inputs
-        self._stream = self._stream or torch.cuda.Stream()
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._used = True
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             yield
 
@@ -56,8 +77,8 @@ class SideBranch:
         RuntimeError
             If autograd has copied a gradient, which it does in the main branch.
         """
-        if self._stream is not None:
-            torch.cuda.current_stream().wait_stream(self._stream)
+        if self._used:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
         for parameter, address in self._made:
             if parameter.grad is None or parameter.grad.data_ptr() != address:
                 raise RuntimeError("autograd did not take the gradient of a weight as it was")

@@ -7,7 +7,6 @@ device, a row for each step of the epoch, and the graph reads them at a position
 
 from __future__ import annotations
 
-import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from torch import Tensor
 from fastvae import noise
 from fastvae.data import Data
 from fastvae.errors import NotCapturedWarning
-from fastvae.training.branches import LinearLayers, SideBranch
+from fastvae.training.branches import LinearLayers, SideBranch, stream_of
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
 from fastvae.training.step import Step, Steps, pass_over
@@ -66,7 +65,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = _stream_of(device, threading.get_ident())
+        self._stream = stream_of(device, "steps", threading.get_ident())
         self._current = torch.cuda.stream(self._stream)
 
     def __enter__(self) -> None:
@@ -87,6 +86,8 @@ class CudaRecorder:
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture the work; see :class:`torch.cuda.graph`. Dropout in it draws anew at each replay."""
         graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[self._device.index]
+        state = generator.clone_state()
         broken: BaseException | None = None
         try:
             # What other threads do with the device (a loader that pins memory) does not disturb this capture.
@@ -98,18 +99,13 @@ class CudaRecorder:
                     raise
         except BaseException as error:
             graph.reset()
+            # The generator still takes itself to be within the capture, and would refuse to draw.
+            generator.graphsafe_set_state(state)
             # Not that a broken capture could not be ended, but what broke it, which may be Ctrl-C.
             raise (broken or error) from None
         finally:
             broken = None  # its frames hold this one, and tensors of the capture
         return graph.replay
-
-
-@functools.cache
-def _stream_of(device: torch.device, thread: int) -> torch.cuda.Stream:
-    """One stream for all trainings of a thread: libraries and the allocator keep memory for each they see."""
-    del thread  # two trainings at a time must not share one
-    return torch.cuda.Stream(device)
 
 
 class CapturedSteps(Steps):
@@ -147,7 +143,7 @@ class CapturedSteps(Steps):
         self._data = data
         self._recorder = recorder
         self._fall_back = fall_back
-        self._own_networks = own_networks
+        self._branches = own_networks and device.type == "cuda"
         self._replay: Callable[[], None] | None = None
         self._full_steps = 0
 
@@ -230,7 +226,7 @@ class CapturedSteps(Steps):
 
     def _capture(self) -> None:
         try:
-            branch = SideBranch() if self._own_networks else None
+            branch = SideBranch(self._position.device) if self._branches else None
             self._step.before_update = branch.join if branch else None
             with LinearLayers(branch):
                 self._replay = self._recorder(self._step_of_full_batch)

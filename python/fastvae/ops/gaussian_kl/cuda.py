@@ -64,7 +64,7 @@ def forward(
     rows, columns, opmath = matrix.rows, matrix.columns, matrix.opmath
     module = kernels("latent")
     if reduction is None:
-        kind, cut, out = module.NO_KL, tiles(rows, columns), z
+        kind, cut, out = module.NO_KL, tiles(rows, columns, matrix.bits), z
     else:
         kind, cut, out = _landing(module, matrix, reduction)
     seed, draw, row_offset = noise or Draw(mu, 0, 0)
@@ -100,12 +100,12 @@ def _landing(module: ModuleType, matrix: DeviceMatrix, reduction: str) -> tuple[
     rows, columns = matrix.rows, matrix.columns
     if reduction == "none":
         shape: Sequence[int] = matrix.shape
-        kind, cut = module.ELEMENTS, tiles(rows, columns)
+        kind, cut = module.ELEMENTS, tiles(rows, columns, matrix.bits)
     elif reduction == "dimension":
         kind, cut = module.COLUMN_SUMS, tiles_of_columns(rows, columns)
         shape = (cut.programs, columns)
     else:
-        kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns)
+        kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns, matrix.bits)
         shape = (rows, cut.programs)
         if reduction == "sample" and cut.programs == 1:
             shape = reduced_shape(matrix.shape, matrix.event_dims, reduction)
@@ -159,7 +159,7 @@ def backward(
         groups = _group_sums(mu, logvar, event_dims, group_size)
         weight = torch.where(groups <= free_bits, 0.0, 1.0).to(opmath)
     seed, draw, row_offset = noise or Draw(logvar, 0, 0)
-    cut = tiles(rows, columns)
+    cut = tiles(rows, columns, matrix.bits)
     launch(
         module.backward,
         cut.grid,
