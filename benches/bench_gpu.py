@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--samples", type=int, metavar="N", help=f"to train on; default: {SAMPLES}")
     parser.add_argument("--rounds", type=int, metavar="N", help="of the kernels; default: 3")
-    parser.add_argument("--epochs", type=int, metavar="N", help="that are measured; default: 3")
+    parser.add_argument("--epochs", type=int, metavar="N", help="that are measured; default: 2")
     parser.add_argument("--output-dir", type=Path, help="default: benches/results/<device>")
     options = parser.parse_args(argv)
     for name in ("samples", "rounds", "epochs"):
@@ -313,7 +313,7 @@ def run(options: argparse.Namespace) -> int:
             ways=training.QUICK if quick else list(training.TRAININGS),
             folder=options.data,
             samples=options.samples or (10_000 if quick else SAMPLES),
-            epochs=options.epochs or (2 if quick else 3),
+            epochs=options.epochs or (1 if quick else 2),
         )
         own = collect(trainings, source, write)
         rows += own

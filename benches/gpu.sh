@@ -12,6 +12,7 @@
 #     PYTHON      the interpreter (python3)
 #     RESULTS     the folder to write to
 #     LIMIT       seconds for everything (540), after which a part is stopped; 0 is no limit
+#     PROCESSES   that run tests where pytest-xdist is installed, and that compile (8)
 #     SANITIZERS  the tools of compute-sanitizer to run (memcheck racecheck); it also has initcheck, synccheck
 set -euo pipefail
 
@@ -22,6 +23,7 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 LIMIT="${LIMIT:-540}"
+PROCESSES="${PROCESSES:-8}"
 SANITIZERS="${SANITIZERS:-memcheck racecheck}"
 export PYTHONUNBUFFERED=1
 
@@ -83,7 +85,12 @@ tests() {
         echo "tests/ has none that is marked gpu"
         return 1
     fi
-    limited "$PYTHON" -m pytest -m gpu --durations=10 "${files[@]}"
+    # Most of the time kernels are compiled: side by side where that is possible.
+    local side_by_side=()
+    if "$PYTHON" -c "import xdist" 2>/dev/null; then
+        side_by_side=(-n "$PROCESSES" -p no:benchmark)
+    fi
+    limited "$PYTHON" -m pytest -m gpu --durations=10 "${side_by_side[@]}" "${files[@]}"
 }
 
 kernels() {
@@ -101,7 +108,7 @@ sanitizer() {
         return 0
     }
     # First by itself: what Triton compiles is in its cache from then on.
-    limited "$PYTHON" benches/small_gpu.py || return
+    limited "$PYTHON" benches/small_gpu.py --jobs "$PROCESSES" || return
     for tool in $SANITIZERS; do
         echo "\$ compute-sanitizer --tool $tool"
         # Not torch's allocator, which hides the ends of tensors in blocks of its own. Errors that an interface

@@ -3,20 +3,25 @@
 What ``benches/gpu.sh`` runs under compute-sanitizer: nothing is timed, and what each kernel reads and writes
 lies at the ends of its tensors. The exit code is 1 where a result is wrong.
 
-    python benches/small_gpu.py
+    python benches/small_gpu.py             one case after the other
+    python benches/small_gpu.py --jobs 8    in eight processes: nearly all of the time kernels are compiled
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import math
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 import device as cuda
+import fastvae
 from fastvae import functional, noise
 
 SHAPES = ((7, 41), (1, 1), (33, 3), (5, 1030))
@@ -132,25 +137,69 @@ def check(name: str, function: Function, tensors: Sequence[Tensor], device: torc
     return ""
 
 
+def check_training(device: torch.device) -> str:
+    """Say how a training on the device is wrong: what it updates and adds up has kernels of its own."""
+    rows = torch.rand(70, 11, generator=torch.Generator().manual_seed(0)).numpy()
+    bounds = []
+    ways: Sequence[tuple[torch.device, Literal["graph", False]]] = (
+        (torch.device("cpu"), False),
+        (device, "graph" if device.type == "cuda" else False),
+    )
+    for place, how in ways:
+        result = fastvae.train(
+            rows,
+            likelihood="bernoulli",
+            latent_dim=3,
+            hidden_dims=(7,),
+            batch_size=16,
+            epochs=2,
+            validation=None,
+            device=place,
+            compile=how,
+            progress=False,
+        )
+        bounds.append(float(result.history[-1]["elbo"] or math.nan))
+    own, other = bounds
+    near = abs(own - other) <= TOLERANCES[torch.float32] * abs(own)
+    return "" if near else f"training: the bound is {other} nats, on the CPU {own}"
+
+
+def share(device: torch.device, number: int, jobs: int) -> list[str]:
+    """Check every so manieth case, from one on; say what is wrong."""
+    found = [check(*case, device) for case in list(cases())[number::jobs]]
+    if number == 0:
+        found.append(check_training(device))
+    return [text for text in found if text]
+
+
+def run(device: torch.device, jobs: int = 1) -> int:
+    """Check every case; print those that are wrong, and how many there are."""
+    if jobs == 1:
+        shares = [share(device, 0, 1)]
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(jobs, spawn) as pool:
+            shares = list(pool.map(share, [device] * jobs, range(jobs), [jobs] * jobs))
+    wrong = [text for texts in shares for text in texts]
+    for text in wrong:
+        print(text)
+    print(f"{len(list(cases()))} small cases and a training on {device}: {len(wrong)} wrong")
+    return int(bool(wrong))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(argv)
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share the cases")
+    options = parser.parse_args(argv)
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
     wrong = cuda.problem()
     if wrong:
         print(f"error: {wrong}", file=sys.stderr)
         return cuda.MISSING
-    return run(torch.device("cuda", torch.cuda.current_device()))
-
-
-def run(device: torch.device) -> int:
-    """Check every case; print those that are wrong, and how many there are."""
-    all_cases = list(cases())
-    wrong = list(filter(None, (check(*case, device) for case in all_cases)))
-    for text in wrong:
-        print(text)
-    print(f"{len(all_cases)} small cases on {device}: {len(wrong)} wrong")
-    return int(bool(wrong))
+    return run(torch.device("cuda", torch.cuda.current_device()), options.jobs)
 
 
 if __name__ == "__main__":

@@ -620,7 +620,7 @@ def test_the_small_cases_have_every_operation(capsys: pytest.CaptureFixture[str]
         f"noise.{name}" for name in noise.__all__ if name != "Seed"
     }
     assert small_gpu.run(CPU) == 0
-    assert capsys.readouterr().out.endswith(" small cases on cpu: 0 wrong\n")
+    assert capsys.readouterr().out.endswith(" small cases and a training on cpu: 0 wrong\n")
 
 
 def test_a_wrong_small_case_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -633,6 +633,18 @@ def test_a_wrong_small_case_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert small_gpu.check("it", drifts, (torch.rand(3, 5),), CPU).startswith("it, (3, 5) torch.float32: ")
     monkeypatch.setattr(small_gpu, "cases", lambda: iter([("it", drifts, (torch.rand(3, 5),))]))
     assert small_gpu.run(CPU) == 1
+
+
+def test_processes_share_the_small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(small_gpu, "cases", lambda: iter([(name, torch.exp, ()) for name in "abcde"]))
+    monkeypatch.setattr(
+        small_gpu, "check", lambda name, *_: seen.append(name) or ("c" if name == "c" else "")
+    )
+    monkeypatch.setattr(small_gpu, "check_training", lambda _: seen.append("training") or "")
+    found = [small_gpu.share(CPU, number, 2) for number in range(2)]
+    assert found == [["c"], []]
+    assert sorted(seen) == ["a", "b", "c", "d", "e", "training"]
 
 
 # ------------------------------------------------------------------------------------------------ one call
@@ -664,7 +676,7 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "CUDA_HOME": str(tmp_path / "cuda"),
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("RESULTS", "LIMIT", "SANITIZERS"):
+    for name in ("RESULTS", "LIMIT", "SANITIZERS", "PROCESSES"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -695,7 +707,8 @@ def test_all_parts_are_run_and_written_down(away: Path) -> None:
         "benches/device.py --folder",
         "benches/device.py",
         "benches/noise_gpu.py",
-        "-m pytest -m gpu --durations=10 tests/test_device.py",
+        "-c import xdist",
+        "-m pytest -m gpu --durations=10 -n 8 -p no:benchmark tests/test_device.py",
         "benches/bench_gpu.py --part kernels --output-dir benches/results/some-device",
         "benches/bench_gpu.py --part trainings --output-dir benches/results/some-device",
     ]
@@ -708,7 +721,7 @@ def test_a_part_that_fails_does_not_stop_the_others(away: Path, monkeypatch: pyt
     done = _gpu(away, "tests", "benches")
     assert done.returncode == 1
     assert "failed: tests " in done.stdout
-    assert (away / "elsewhere" / "tests.log").read_text() == "it went wrong\n"
+    assert (away / "elsewhere" / "tests.log").read_text() == "-c was run\nit went wrong\n"
     assert "benches/bench_gpu.py was run" in (away / "elsewhere" / "trainings.log").read_text()
 
 
@@ -724,6 +737,7 @@ def test_memory_is_checked_where_the_program_is(away: Path, monkeypatch: pytest.
     calls = [line for line in (away / "log").read_text().splitlines() if line.startswith("sanitizer")]
     assert [call.split()[2] for call in calls] == ["memcheck", "racecheck"] * 2
     assert all(call.endswith("benches/small_gpu.py") for call in calls)
+    assert "benches/small_gpu.py --jobs 8\n" in (away / "log").read_text()
 
 
 @BASH
