@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ def in_a_graph(make: Callable[[str], harness.Candidate]) -> Callable[[str], harn
         with torch.cuda.stream(stream):
             candidate = make(name)
         torch.cuda.current_stream().wait_stream(stream)
-        graph = capture(lambda: candidate.call(None), stream)
+        work = cast("Callable[[], Results]", functools.partial(candidate.call, None))
+        graph = capture(work, stream)
         return harness.Candidate(name, lambda _: graph.replay())
 
     return recorded
