@@ -12,6 +12,7 @@
 #     PYTHON      the interpreter (python3)
 #     RESULTS     the folder to write to
 #     LIMIT       seconds for everything (540), after which a part is stopped; 0 is no limit
+#     EPOCHS      of a training that are measured (2)
 #     PROCESSES   that run tests where pytest-xdist is installed, and that compile (8)
 #     SANITIZERS  the tools of compute-sanitizer to run (memcheck racecheck); it also has initcheck, synccheck
 set -euo pipefail
@@ -23,6 +24,7 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 LIMIT="${LIMIT:-540}"
+EPOCHS="${EPOCHS:-2}"
 PROCESSES="${PROCESSES:-8}"
 SANITIZERS="${SANITIZERS:-memcheck racecheck}"
 export PYTHONUNBUFFERED=1
@@ -98,7 +100,7 @@ kernels() {
 }
 
 trainings() {
-    limited "$PYTHON" benches/bench_gpu.py --part trainings --output-dir "$results"
+    limited "$PYTHON" benches/bench_gpu.py --part trainings --epochs "$EPOCHS" --output-dir "$results"
 }
 
 sanitizer() {

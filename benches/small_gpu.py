@@ -15,7 +15,7 @@ import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -138,14 +138,14 @@ def check(name: str, function: Function, tensors: Sequence[Tensor], device: torc
 
 
 def check_training(device: torch.device) -> str:
-    """Say how a training on the device is wrong: what it updates and adds up has kernels of its own."""
+    """Say how a training on the device is wrong: its updates have kernels of their own.
+
+    It is not captured: in a capture only torch's allocator can allocate, which hides the ends of tensors from
+    the sanitizer.
+    """
     rows = torch.rand(70, 11, generator=torch.Generator().manual_seed(0)).numpy()
     bounds = []
-    ways: Sequence[tuple[torch.device, Literal["graph", False]]] = (
-        (torch.device("cpu"), False),
-        (device, "graph" if device.type == "cuda" else False),
-    )
-    for place, how in ways:
+    for place in (torch.device("cpu"), device):
         result = fastvae.train(
             rows,
             likelihood="bernoulli",
@@ -155,7 +155,7 @@ def check_training(device: torch.device) -> str:
             epochs=2,
             validation=None,
             device=place,
-            compile=how,
+            compile=False,
             progress=False,
         )
         bounds.append(float(result.history[-1]["elbo"] or math.nan))

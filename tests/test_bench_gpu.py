@@ -676,7 +676,7 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "CUDA_HOME": str(tmp_path / "cuda"),
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("RESULTS", "LIMIT", "SANITIZERS", "PROCESSES"):
+    for name in ("RESULTS", "LIMIT", "SANITIZERS", "PROCESSES", "EPOCHS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -710,7 +710,7 @@ def test_all_parts_are_run_and_written_down(away: Path) -> None:
         "-c import xdist",
         "-m pytest -m gpu --durations=10 -n 8 -p no:benchmark tests/test_device.py",
         "benches/bench_gpu.py --part kernels --output-dir benches/results/some-device",
-        "benches/bench_gpu.py --part trainings --output-dir benches/results/some-device",
+        "benches/bench_gpu.py --part trainings --epochs 2 --output-dir benches/results/some-device",
     ]
 
 

@@ -10,6 +10,8 @@ import gc
 import json
 import shutil
 import sys
+import types
+import weakref
 
 import numpy as np
 import pytest
@@ -705,16 +707,15 @@ def test_a_step_mixes_no_devices(monkeypatch, steps_of, likelihood, changes):
         assert all(parameter.device == elsewhere for parameter in model.parameters())
 
 
-class Beside(branches.SideBranch):
+@pytest.fixture
+def beside(monkeypatch):
     """A branch without a device, which stays in the order of the program."""
-
-    def __init__(self):
-        self._kept, self._made, self._used = [], [], False
-
-    @contextlib.contextmanager
-    def after(self, *inputs):
-        self._kept += inputs
-        yield
+    stream = types.SimpleNamespace(wait_stream=lambda _: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(branches, "stream_of", lambda *_: stream)
+    monkeypatch.setattr(branches, "_are_plain", lambda *_: True)
+    return branches.SideBranch(CPU)
 
 
 def layers_with_gradients(mode, frozen=()):
@@ -729,11 +730,9 @@ def layers_with_gradients(mode, frozen=()):
 
 
 @pytest.mark.parametrize("frozen", [(), ("2.weight",), ("4.bias", "0.weight")])
-def test_linear_layers_of_a_graph_have_the_gradients_of_any(monkeypatch, frozen):
-    monkeypatch.setattr(branches, "_are_plain", lambda *_: True)
+def test_linear_layers_of_a_graph_have_the_gradients_of_any(beside, monkeypatch, frozen):
     monkeypatch.setattr(branches, "FEW_OUTPUTS", 10)
     expected = layers_with_gradients(contextlib.nullcontext(), frozen)
-    beside = Beside()
     for mode in (branches.LinearLayers(beside), branches.LinearLayers(None)):
         found = layers_with_gradients(mode, frozen)
         assert {name for name, grad in found.items() if grad is None} == set(frozen)
@@ -743,10 +742,20 @@ def test_linear_layers_of_a_graph_have_the_gradients_of_any(monkeypatch, frozen)
     beside.join()
 
 
-def test_a_gradient_that_autograd_copied_is_not_taken_for_that_of_the_branch(monkeypatch):
+@pytest.mark.usefixtures("beside")
+def test_a_branch_is_freed_when_it_is_done():
+    """Autograd knows it, and nobody finds a cycle that goes through that."""
+    branch = branches.SideBranch(CPU)
+    layers_with_gradients(branches.LinearLayers(branch))
+    assert branch._kept
+    branch = weakref.ref(branch)
+    gc.collect()
+    assert branch() is None
+
+
+def test_a_gradient_that_autograd_copied_is_not_taken_for_that_of_the_branch(beside):
     """It was copied in the main branch, which had not waited."""
-    monkeypatch.setattr(branches, "_are_plain", lambda *_: True)
-    layer, beside = nn.Linear(7, 3), Beside()
+    layer = nn.Linear(7, 3)
     with branches.LinearLayers(beside):
         for _ in range(2):  # the second is added to the first
             layer(torch.randn(20, 7)).sum().backward()

@@ -58,7 +58,8 @@ class SideBranch:
         The inputs are kept: the allocator knows the stream that they were made on, and would give their
         memory to what comes next there.
         """
-        self._kept += inputs
+        # Not what they were computed by, which has this branch: a circle through autograd, that nobody frees.
+        self._kept += [tensor.detach() for tensor in inputs]
         self._used = True
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
