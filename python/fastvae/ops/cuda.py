@@ -130,7 +130,7 @@ def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> 
     for place in UNSPECIALIZED.get(number) or _unspecialized(kernel):
         kinds[place] = _width(kinds[place])
     first = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
-    key = (number, grid, first.device, *constants.values(), *kinds)
+    key = (number, grid, first.device, *constants.items(), *kinds)
     starter = STARTERS.get(key)
     if starter is None:
         compiled = kernel.warmup(*arguments, **constants, grid=grid, **OPTIONS)
