@@ -12,6 +12,7 @@
 #     PYTHON      the interpreter (python3)
 #     RESULTS     the folder to write to
 #     LIMIT       seconds for everything (540), after which a part is stopped; 0 is no limit
+#     FASTVAE_COMMIT  what tests/ and benches/ are, where they lie without their repository
 #     EPOCHS      of a training that are measured (2)
 #     PROCESSES   that run tests where pytest-xdist is installed, and that compile (8)
 #     SANITIZERS  the tools of compute-sanitizer to run (memcheck racecheck); it also has initcheck, synccheck

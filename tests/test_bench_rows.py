@@ -81,6 +81,11 @@ def test_provenance_names_machine_versions_and_date() -> None:
     assert str(row["date"]).endswith("+00:00")
 
 
+def test_files_away_from_their_repository_say_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTVAE_COMMIT", "0123abc")
+    assert machine.provenance([])["commit"] == "0123abc"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -59,7 +59,9 @@ def moved(rows: int, columns: int, dtype: torch.dtype, kind: str) -> int:
 
 def candidate(name: str, step: Step, kind: str, tensors: Sequence[Tensor]) -> harness.Candidate:
     """One pass, called again and again: the graph of a backward is made once and kept."""
-    mu, logvar, grad_z, weight = tensors
+    # Leaves of its own, in the same memory: those of another stream would have to be waited for.
+    mu, logvar = (tensor.detach().requires_grad_() for tensor in tensors[:2])
+    grad_z, weight = tensors[2:]
     z, kl = step(mu, logvar)
     # Eager torch has a KL of bfloat16, and wants its gradient so.
     incoming = (grad_z, weight.to(kl.dtype))
