@@ -391,6 +391,23 @@ def test_info_tells_what_a_run_is(run, capsys):
     assert told["model"]["latent_dim"] == 2
 
 
+def test_info_needs_no_modules_of_ones_own(tmp_path, capsys):
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 4))
+    train(
+        np.random.default_rng(0).random((60, 6), np.float32),
+        encoder=encoder,
+        decoder=torch.nn.Linear(2, 6),
+        likelihood="gaussian",
+        latent_dim=2,
+        epochs=2,
+        device="cpu",
+        output_dir=tmp_path,
+        progress=False,
+    )
+    assert main(["info", str(tmp_path)]) == 0
+    assert "own encoder and decoder, 2 codes, 47 weights" in capsys.readouterr().out
+
+
 def test_warnings_are_one_line(run, monkeypatch, capsys):
     def warned(*_: object, **__: object) -> None:
         warnings.warn("the KL is near zero", UserWarning, stacklevel=1)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fastvae import noise
 from fastvae.data import Data, datasets, files, open_data
+from fastvae.data.frames import check_columns
 
 CPU = torch.device("cpu")
 
@@ -542,6 +543,17 @@ def test_missing_values_name_their_column():
 def test_a_number_too_large_for_float32_is_reported_with_its_column():
     with pytest.raises(ValueError, match=r"\(row 1\), in column 'a'"):
         open_data(pd.DataFrame({"a": [1.0, 1e300]})).value_range()
+
+
+def test_the_columns_of_another_frame_have_to_be_the_same():
+    check_columns(["a", "b"], ["a", "b"])
+    check_columns(None, ["a", "b"])
+    check_columns(["a", "b"], None)
+    with pytest.raises(ValueError, match=r"another order than in the training: take frame\[\['a', 'b'\]\]"):
+        check_columns(["a", "b"], ["b", "a"])
+    differ = r"validation: the columns .*: without 'a'; with 'c', 'd', 'e', 'f', 'g', \.\.\.; frame.to_numpy"
+    with pytest.raises(ValueError, match=differ):
+        check_columns(["a", "b"], ["b", *"cdefgh"], name="validation")
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame(index=[1, 2])])

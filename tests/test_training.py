@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -611,6 +612,41 @@ def test_what_surrounds_a_training_does_not_reach_it(around):
     with around():
         surrounded = run()
     assert_same(weights(surrounded), weights(run()))
+
+
+def test_another_default_dtype_changes_nothing(tmp_path):
+    expected = run(output_dir=tmp_path / "expected")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = run(output_dir=tmp_path / "found")
+        assert torch.get_default_dtype() is torch.float64
+        loaded = load(tmp_path / "found", device="cpu")
+        used = (
+            loaded.sample(2, sampled=True),
+            loaded.encode(PIXELS, sample=True),
+            loaded.interpolate(PIXELS[0], PIXELS[1]),
+            loaded.traverse(),
+        )
+        bound = loaded.evaluate(PIXELS, num_samples=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same(weights(found), weights(expected))
+    assert all(tensor.dtype is torch.float32 for tensor in used)
+    assert torch.equal(used[2], expected.interpolate(PIXELS[0], PIXELS[1]))
+    assert bound == expected.evaluate(PIXELS, num_samples=3)
+
+
+def test_a_data_frame_has_the_columns_of_the_training():
+    frame = pd.DataFrame(TABLE, columns=[f"c{i}" for i in range(TABLE.shape[1])])
+    turned = frame[frame.columns[::-1]]
+    with pytest.raises(ValueError, match="validation: the columns of the data frame are in another order"):
+        run(frame, validation=turned)
+    result = run(frame, validation=frame[:20])
+    with pytest.raises(ValueError, match=r"in another order than in the training: take frame\[\['c0', 'c1'"):
+        result.encode(turned)
+    with pytest.raises(ValueError, match="without 'c0'; with 'age'"):
+        result.evaluate(frame.rename(columns={"c0": "age"}))
+    assert torch.equal(result.encode(frame), result.encode(TABLE))
 
 
 def test_a_warning_that_is_an_error_loses_nothing(tmp_path):

@@ -165,7 +165,7 @@ class Data(abc.ABC):
             For a row that does not exist.
         """
         if not len(rows):
-            return torch.empty((0, *self.shape))
+            return torch.empty((0, *self.shape), dtype=torch.float32)
         low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= len(self):
             raise IndexError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,42 @@ def open_frame(frame: Any, *, name: str = "data") -> ResidentData:
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and is reported with its row
         values = frame.to_numpy(dtype=np.float32, na_value=np.nan)
     return ResidentData(as_values(values, name), name="data frame", feature_names=columns)
+
+
+def check_columns(trained: Sequence[str] | None, given: Sequence[str] | None, *, name: str = "data") -> None:
+    """Refuse a data frame whose columns are not those of another: in another order they mean something else.
+
+    Parameters
+    ----------
+    trained, given : sequence of str or None
+        The columns that a model was trained on, and those of the data; None, without names, fits anything.
+    name : str
+        How error texts call the data.
+
+    Raises
+    ------
+    ValueError
+        If they differ; the text says how.
+    """
+    if trained is None or given is None or list(trained) == list(given):
+        return
+    missing = [column for column in trained if column not in given]
+    unknown = [column for column in given if column not in trained]
+    if missing or unknown:
+        differences = "; ".join(
+            f"{what} {_shown(columns)}"
+            for what, columns in (("without", missing), ("with", unknown))
+            if columns
+        )
+        raise ValueError(
+            f"{name}: the columns of the data frame are not those of the training: {differences}; "
+            "frame.to_numpy() has no names, and fits by the places of its columns"
+        )
+    raise ValueError(
+        f"{name}: the columns of the data frame are in another order than in the training: take "
+        f"frame[[{_shown(trained)}]]"
+    )
+
+
+def _shown(columns: Sequence[str]) -> str:
+    return ", ".join(map(repr, columns[:5])) + (", ..." if len(columns) > 5 else "")

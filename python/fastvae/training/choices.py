@@ -7,6 +7,7 @@ import numbers
 from typing import NamedTuple
 
 from fastvae.data import Data, open_data
+from fastvae.data.frames import check_columns
 from fastvae.models import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
 from fastvae.training.config import BINARIZE
 
@@ -114,6 +115,7 @@ def _open_validation(data: Data, validation: object, workers: int) -> Data:
     held_out = open_data(validation, workers=workers, name="validation", pixels=data.pixels or None)
     if held_out.test is not None:
         held_out = held_out.test
+    check_columns(data.feature_names, held_out.feature_names, name="validation")
     if held_out.shape != data.shape:
         raise ValueError(
             f"validation has samples of shape {held_out.shape}, the training data of shape {data.shape}"

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "in_float32"]
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """A block in which new tensors are float32, whatever ``torch.set_default_dtype`` said before."""
+    before = torch.get_default_dtype()
+    if before is torch.float32:  # it is one for all threads: left alone wherever that does
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def choose_device(device: str | torch.device) -> torch.device:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import safetensors
 import torch
@@ -20,14 +20,14 @@ from fastvae.models import Likelihood, ModelSpec, build_model
 from fastvae.models.spec import check_parts
 from fastvae.training.atomic import replacing
 from fastvae.training.config import DataInfo, RunConfig, Settings
-from fastvae.training.device import choose_device
+from fastvae.training.device import choose_device, in_float32
 from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.randomness import repeatable
 
 if TYPE_CHECKING:
     from fastvae.training.result import TrainedVAE
 
-__all__ = ["check_output_dir", "is_run", "load", "save"]
+__all__ = ["Description", "check_output_dir", "describe", "is_run", "load", "save"]
 
 CONFIG, METRICS, MODEL = "config.json", "metrics.jsonl", "model.safetensors"
 MARKER = "fastvae"
@@ -99,17 +99,14 @@ def load(
     from fastvae.training.result import TrainedVAE  # noqa: PLC0415  the two refer to each other
 
     chosen = choose_device(device)
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such run folder")
-    folder = path if path.is_dir() else path.parent
+    folder = _folder_of(path)
     config = _read_config(folder / CONFIG)
     parts = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}
     check_parts(config.model, parts)
     _check_weights_file(folder / MODEL, config.model)
     history = _read_metrics(folder / METRICS)
     try:
-        with repeatable(0, torch.device("cpu")):
+        with repeatable(0, torch.device("cpu")), in_float32():
             model = build_model(config.model, **parts)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder / CONFIG}: describes no model that can be built: {error}") from error
@@ -119,6 +116,38 @@ def load(
         whose = " the modules you passed" if config.model.custom else f" what {CONFIG} describes"
         raise FileFormatError(f"{folder / MODEL}: the weights do not fit{whose}: {error}") from error
     return TrainedVAE(model.to(chosen), config, history)
+
+
+class Description(NamedTuple):
+    """What a run folder says of itself.
+
+    Attributes
+    ----------
+    config : RunConfig
+    history : list of Record
+    numbers : int
+        How many its model has: weights, and what else it keeps.
+    """
+
+    config: RunConfig
+    history: list[Record]
+    numbers: int
+
+
+def describe(path: str | Path) -> Description:
+    """Read what a run folder says of itself: it takes no modules, also where the networks are the user's own.
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As :func:`load`.
+    """
+    folder = _folder_of(path)
+    config = _read_config(folder / CONFIG)
+    _check_weights_file(folder / MODEL, config.model)
+    with safetensors.safe_open(folder / MODEL, framework="pt") as file:
+        numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return Description(config, _read_metrics(folder / METRICS), numbers)
 
 
 def is_run(folder: Path) -> bool:
@@ -157,6 +186,13 @@ def check_output_dir(path: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
         raise ValueError(f"{folder} is not empty and holds no fastvae run; choose a new or an empty folder")
     return folder
+
+
+def _folder_of(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such run folder")
+    return path if path.is_dir() else path.parent
 
 
 def _read_config(path: Path) -> RunConfig:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastvae import functional, noise
 from fastvae.data import Data, open_data
 from fastvae.data.binarize import AS_THEY_ARE, Binarize
+from fastvae.data.frames import check_columns
 from fastvae.models import VAE
 from fastvae.models.vae import without_ones
 from fastvae.training import persistence
@@ -239,7 +240,7 @@ class TrainedVAE:
                 f"a and b must hold as many samples each, got codes of shape {tuple(start.shape)} and "
                 f"{tuple(end.shape)}"
             )
-        weight = torch.linspace(0, 1, steps)[:, None]
+        weight = torch.linspace(0, 1, steps, dtype=torch.float32)[:, None]
         line = torch.lerp(start.unsqueeze(-2), end.unsqueeze(-2), weight)
         return self._decode(line.reshape(-1, self.latent_dim)).reshape(*line.shape[:-1], *self.input_shape)
 
@@ -272,10 +273,10 @@ class TrainedVAE:
         dim = operator.index(dim)
         if not 0 <= dim < self.latent_dim:
             raise IndexError(f"dim must lie in [0, {self.latent_dim}), got {dim}")
-        center = torch.zeros(self.latent_dim) if x is None else self.encode(x)
+        center = torch.zeros(self.latent_dim, dtype=torch.float32) if x is None else self.encode(x)
         if center.dim() == 2 and len(center) != 1:
             raise ValueError(f"traverse starts from one sample, got {len(center)}")
-        line = torch.linspace(-3, 3, 9) if values is None else _as_floats(values)
+        line = torch.linspace(-3, 3, 9, dtype=torch.float32) if values is None else _as_floats(values)
         if line.dim() != 1:
             raise ValueError(f"values must be a row of numbers, got shape {tuple(line.shape)}")
         codes = center.reshape(1, -1).repeat(len(line), 1)
@@ -353,6 +354,7 @@ class TrainedVAE:
         )
         samples = cast("Any", x)[None] if single else x
         data = open_data(samples, pixels=self.config.data.pixels or None)
+        check_columns(self.config.data.feature_names, data.feature_names)
         if without_ones(data.shape) != wanted:
             raise ValueError(
                 f"the model takes samples of shape {self.input_shape}, the data ({data.name}) has samples of "
@@ -366,7 +368,7 @@ class TrainedVAE:
         return Binarize("threshold") if self.config.training.binarize == "threshold" else AS_THEY_ARE
 
     def _decode(self, z: Tensor) -> Tensor:
-        parts = [torch.empty((0, *self.input_shape))]
+        parts = [torch.empty((0, *self.input_shape), dtype=torch.float32)]
         for codes in torch.split(z, CHUNK) if len(z) else ():
             with torch.no_grad():
                 parts.append(self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu())

@@ -20,7 +20,7 @@ from fastvae.training.aliases import reject_unknown
 from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
 from fastvae.training.compilation import Compilation, check_compile, choose_compilation
 from fastvae.training.config import Compile, DataInfo, RunConfig, Settings, as_count, as_hidden_dims
-from fastvae.training.device import choose_device
+from fastvae.training.device import choose_device, in_float32
 from fastvae.training.diagnosis import report_collapse
 from fastvae.training.held_out import evaluate_on
 from fastvae.training.history import Record
@@ -270,8 +270,13 @@ def train(
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """A block that ``no_grad``, ``inference_mode`` and ``autocast`` around the call do not reach."""
-    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    """A block that ``no_grad``, ``autocast`` and a default dtype around the call do not reach."""
+    with (
+        in_float32(),
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
         yield
 
 
