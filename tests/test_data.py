@@ -514,6 +514,20 @@ def test_images_without_pillow_say_how_to_get_it(tmp_path, monkeypatch):
         open_data(tmp_path)
 
 
+def test_data_that_is_nearly_right_says_what_would_be(tmp_path):
+    pair = (np.zeros((5, 3), np.float32), np.zeros(5))
+    with pytest.raises(TypeError, match=r"got tuple; of \(samples, labels\) give the samples, data\[0\]"):
+        open_data(pair)
+    with pytest.raises(FileNotFoundError, match=r"bundled data set 'mnist'; bundled: digits$"):
+        open_data("mnist")
+    labels = tmp_path / "train-labels-idx1-ubyte"
+    labels.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]))
+    with pytest.raises(
+        ValueError, match="as a file of labels has; give the file of the images, or the folder"
+    ):
+        open_data(labels)
+
+
 # Data frames
 
 

@@ -61,6 +61,13 @@ def test_evaluation_leaves_the_mode_and_the_statistics_alone(x):
     assert torch.equal(encoder[0].running_mean, before)
 
 
+def test_batches_are_tensors_one_after_the_other(model):
+    with pytest.raises(TypeError, match=r"must be an iterable of batches, got a tensor; one batch is \[x\]"):
+        evaluate(model, torch.zeros(2, 6))
+    with pytest.raises(TypeError, match=r"got tuple; of \(samples, labels\) take the samples: \(x for x, _"):
+        evaluate(model, [(torch.zeros(2, 6), torch.zeros(2))])
+
+
 def test_no_data_raises(model):
     with pytest.raises(ValueError, match="there is no data"):
         evaluate(model, [])

@@ -125,6 +125,15 @@ def test_kernels_and_reference_give_the_same_bits(shape, seed, draw, offset):
         assert same(getattr(noise, name)(shape, seed, draw=draw, row_offset=offset), expected), name
 
 
+def test_integers_of_numpy_are_integers():
+    assert noise.fold_in(np.int64(-3), np.uint8(5)) == noise.fold_in(-3, 5)
+    assert torch.equal(noise.fold_in(torch.tensor(3), np.int32(5)), noise.fold_in(torch.tensor(3), 5))
+    with pytest.raises(TypeError, match="tag must be an int"):
+        noise.fold_in(np.int64(3), 0.5)
+    with pytest.raises(TypeError, match=r"shape must be a sequence of ints, got 5; one row is \(5,\)"):
+        noise.normal(5, 1)
+
+
 @given(st.integers(0, 300), seeds, draws)
 def test_permutation_and_fold_in_match_the_reference(n, seed, draw):
     key = torch.tensor(seed)

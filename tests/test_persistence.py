@@ -45,6 +45,16 @@ def folder(result, tmp_path):
 # What a result does
 
 
+def test_pictures_with_channels_last_are_told_what_to_do():
+    pictures = np.random.default_rng(0).random((60, 3, 4, 4), np.float32)
+    vae = train(pictures, latent_dim=2, hidden_dims=(4,), epochs=1, device="cpu", progress=False)
+    turned = pictures.transpose(0, 2, 3, 1)
+    with pytest.raises(ValueError, match=r"put the channels first, x.transpose\(0, 3, 1, 2\), of a tensor"):
+        vae.encode(turned)
+    with pytest.raises(ValueError, match=r"x.transpose\(2, 0, 1\), of a tensor x.permute\(2, 0, 1\)"):
+        vae.encode(turned[0])
+
+
 def test_samples_depend_on_their_number_only(result):
     many = result.sample(150, seed=2)
     assert many.shape == (150, 1, 4, 4)

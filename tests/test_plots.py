@@ -66,6 +66,7 @@ def test_data_of_every_kind_has_pictures(data, tmp_path):
 def test_two_codes_have_a_plane(options, tmp_path):
     result, data = trained("digits", latent_dim=2, epochs=1, **options)
     assert tmp_path / "latent.png" in write_pictures(result, data, str(tmp_path))
+    assert tmp_path / "latent.png" in write_pictures(result, "digits", tmp_path), "of whatever data there is"
 
 
 def test_the_plane_has_an_ellipse_of_two_sigma_per_sample():

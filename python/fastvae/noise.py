@@ -13,8 +13,9 @@ True
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,6 +138,7 @@ def fold_in(seed: int | Tensor, tag: int | Tensor) -> int | Tensor:
     Parameters
     ----------
     seed : int or int64 tensor
+        Also an integer of NumPy's.
     tag : int or int64 tensor
         A step, a layer, a purpose: any 64-bit integer.
 
@@ -153,6 +155,9 @@ def fold_in(seed: int | Tensor, tag: int | Tensor) -> int | Tensor:
     for name, value in (("seed", seed), ("tag", tag)):
         integer = isinstance(value, int) and not isinstance(value, bool)
         if not integer and not (isinstance(value, Tensor) and value.dtype == torch.int64):
+            numbers: tuple[Any, ...] = (seed, tag)
+            if any(isinstance(number, np.integer) for number in numbers):
+                return fold_in(*(int(n) if isinstance(n, np.integer) else n for n in numbers))
             raise TypeError(f"fold_in: {name} must be an int or an int64 tensor, got {describe(value)}")
     if isinstance(seed, int):
         if isinstance(tag, Tensor):
@@ -221,6 +226,8 @@ def _matrix(
             return plain
     if dtype not in OPMATH:
         raise TypeError(f"{name}: dtype must be {DTYPES}, got {dtype}")
+    if isinstance(shape, int):
+        raise TypeError(f"{name}: shape must be a sequence of ints, got {shape}; one row is ({shape},)")
     size = torch.Size(shape)
     if any(extent < 0 for extent in size):
         raise ValueError(f"{name}: shape must not have negative sizes, got {tuple(size)}")

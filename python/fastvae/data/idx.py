@@ -104,6 +104,11 @@ def open_idx_file(
         For a damaged file, and for classes that are not one whole number per sample.
     """
     array = read_idx(path)
+    if array.ndim == 1:
+        raise ValueError(
+            f"{name}: {path} has one number for each sample, as a file of labels has; give the file of the "
+            "images, or the folder of both"
+        )
     if array.ndim == 3:
         array = array[:, None]
     classes = None if labels is None else _read_labels(labels, len(array), path)

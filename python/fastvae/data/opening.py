@@ -101,6 +101,8 @@ def _open_path(given: str | os.PathLike[str], name: str, workers: int) -> Data:
     if not path.exists():
         close = difflib.get_close_matches(str(given).lower(), BUNDLED, n=1)
         hint = f'; did you mean "{close[0]}"?' if close else ""
+        if not hint and str(given).isidentifier():
+            hint = f"; bundled: {', '.join(BUNDLED)}"
         raise FileNotFoundError(f"{name}: there is no file, folder or bundled data set {str(given)!r}{hint}")
     suffix = path.suffix.lower()
     if suffix == ".npy":
@@ -117,6 +119,8 @@ def _open_path(given: str | os.PathLike[str], name: str, workers: int) -> Data:
 
 
 def _hint(data: Any) -> str:
+    if isinstance(data, list | tuple) and data and isinstance(data[0], np.ndarray | Tensor):
+        return "; of (samples, labels) give the samples, data[0]; numpy.stack(data) makes one array of many"
     if isinstance(data, list | tuple):
         return "; numpy.asarray(data, dtype='float32') makes an array of it"
     if hasattr(data, "toarray"):

@@ -35,20 +35,27 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
 
     Raises
     ------
-    ValueError
-        If there is no data.
+    TypeError, ValueError
+        If ``batches`` is a tensor, or gives something else than tensors; if there is no data.
 
     References
     ----------
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, for active units.
     """
+    if isinstance(batches, Tensor):
+        raise TypeError("evaluate: batches must be an iterable of batches, got a tensor; one batch is [x]")
     training = model.training
     model.eval()
     codes = CodeStatistics(model.latent_dim)
     sums = torch.zeros(2, dtype=torch.float64)
     try:
         for x in batches:
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"evaluate: a batch must be a tensor, got {type(x).__name__}; of (samples, labels) take "
+                    "the samples: (x for x, _ in batches)"
+                )
             mu, logvar = model.posterior(x)
             terms = model.terms(x, mu, logvar, seed, row_offset=codes.count)
             codes.add(mu)

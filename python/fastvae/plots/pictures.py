@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastvae.data import Data
+from fastvae.data import open_data
 from fastvae.plots.canvas import save
 from fastvae.plots.curves import draw_curves
 from fastvae.plots.latent import draw_latent
@@ -16,14 +16,14 @@ from fastvae.training import TrainedVAE
 NAMES = {"samples", "reconstructions", "traversal", "curves", "latent"}
 
 
-def write_pictures(result: TrainedVAE, data: Data, folder: str | Path) -> list[Path]:
+def write_pictures(result: TrainedVAE, data: object, folder: str | Path) -> list[Path]:
     """Draw a run into a folder.
 
     Parameters
     ----------
     result : TrainedVAE
-    data : Data
-        What to reconstruct: held-out samples, if there are any.
+    data : Data, array, path, ...
+        What to reconstruct: held-out samples, if there are any; anything that :func:`fastvae.train` takes.
     folder : str or Path
         An existing folder. Each file appears complete or not at all; those of an earlier run are replaced or
         removed.
@@ -39,6 +39,7 @@ def write_pictures(result: TrainedVAE, data: Data, folder: str | Path) -> list[P
     ImportError
         If Matplotlib is missing; the text says how to install it.
     """
+    data = open_data(data, pixels=result.config.data.pixels or None)
     figures = {
         "samples": draw_samples(result, data),
         "reconstructions": draw_reconstructions(result, data),

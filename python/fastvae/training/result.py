@@ -358,7 +358,7 @@ class TrainedVAE:
         if without_ones(data.shape) != wanted:
             raise ValueError(
                 f"the model takes samples of shape {self.input_shape}, the data ({data.name}) has samples of "
-                f"shape {data.shape}"
+                f"shape {data.shape}{_turned(self.input_shape, getattr(x, 'shape', ()))}"
             )
         return data, single
 
@@ -373,6 +373,14 @@ class TrainedVAE:
             with torch.no_grad():
                 parts.append(self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu())
         return torch.cat(parts)
+
+
+def _turned(wanted: tuple[int, ...], shape: Sequence[int]) -> str:
+    """Say what to do with pictures that have their channels last."""
+    if len(wanted) == 3 and tuple(shape[-3:]) == (*wanted[1:], wanted[0]):
+        axes = "2, 0, 1" if len(shape) == 3 else "0, 3, 1, 2"
+        return f": put the channels first, x.transpose({axes}), of a tensor x.permute({axes})"
+    return ""
 
 
 def _as_floats(values: Tensor | np.ndarray | Sequence[float]) -> Tensor:
