@@ -30,7 +30,7 @@ from fastvae.data.resident import ResidentData
 from fastvae.errors import NonFiniteWarning, NotCapturedWarning
 from fastvae.models import ModelSpec, build_model
 from fastvae.objectives import elbo
-from fastvae.training import branches, load, loop, train
+from fastvae.training import branches, graph, load, loop, train
 from fastvae.training.compilation import FEWEST_STEPS, Compilation, choose_compilation
 from fastvae.training.config import Settings
 from fastvae.training.graph import WARM_UP, CapturedSteps, CudaRecorder
@@ -733,11 +733,10 @@ def layers_with_gradients(mode, frozen=()):
 def test_linear_layers_of_a_graph_have_the_gradients_of_any(beside, monkeypatch, frozen):
     monkeypatch.setattr(branches, "FEW_OUTPUTS", 10)
     expected = layers_with_gradients(contextlib.nullcontext(), frozen)
-    for mode in (branches.LinearLayers(beside), branches.LinearLayers(None)):
-        found = layers_with_gradients(mode, frozen)
-        assert {name for name, grad in found.items() if grad is None} == set(frozen)
-        for name in found.keys() - frozen:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    found = layers_with_gradients(branches.LinearLayers(beside), frozen)
+    assert {name for name, grad in found.items() if grad is None} == set(frozen)
+    for name in found.keys() - frozen:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
     assert len(beside._made) == 6 - len(frozen)
     beside.join()
 
@@ -759,8 +758,47 @@ def test_a_gradient_that_autograd_copied_is_not_taken_for_that_of_the_branch(bes
     with branches.LinearLayers(beside):
         for _ in range(2):  # the second is added to the first
             layer(torch.randn(20, 7)).sum().backward()
-    with pytest.raises(RuntimeError, match="did not take the gradient of a weight as it was"):
+    with pytest.raises(branches.GradientInUseError, match="did not take the gradient of a weight as it was"):
         beside.join()
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_gradient_that_a_hook_sees_is_not_for_the_update_alone(beside, register):
+    layer = nn.Linear(7, 3)
+    getattr(layer.weight, register)(lambda _: None)
+    with branches.LinearLayers(beside):
+        layer(torch.randn(20, 7)).sum().backward()
+    with pytest.raises(branches.GradientInUseError, match="has a hook"):
+        beside.join()
+
+
+def test_a_step_whose_gradients_are_in_use_is_captured_without_a_branch(beside, monkeypatch, recorders):
+    """What breaks on the way leaves no branch astray."""
+    made, astray = [], []
+
+    class Branch(branches.SideBranch):
+        def __init__(self, device):
+            made.append(self)
+            super().__init__(device)
+
+        def join(self):
+            raise branches.GradientInUseError("somebody looks")
+
+        def rejoin(self):
+            astray.append(self)
+
+    build = CapturedSteps.__init__
+
+    def on_a_device(self, *arguments, **options):
+        build(self, *arguments, **options)
+        self._branches = True
+
+    expected = run(compile="graph")
+    monkeypatch.setattr(graph, "SideBranch", Branch)
+    monkeypatch.setattr(CapturedSteps, "__init__", on_a_device)
+    assert_same_run(run(compile="graph"), expected)
+    assert len(made) == 1
+    assert astray == made
 
 
 def test_only_plain_layers_on_cuda_are_computed_otherwise():
@@ -894,6 +932,7 @@ def steps_on_cuda(data, kind, *, epochs=4, **changes):
         device=device,
         recorder=CudaRecorder(device),
         fall_back=False,
+        own_networks=True,
     )
     return captured, (data, settings, device)
 
@@ -1019,6 +1058,30 @@ def test_a_step_that_reads_a_number_cannot_be_captured_and_the_next_training_can
         run(encoder=Reads(), hidden_dims=None, **ENOUGH, compile="graph")
     assert 'compile="graph" captures the step' in caught.value.__notes__[0]
     assert torch.rand(3, device="cuda").isfinite().all(), "the generator took itself to be in the capture"
+    assert_same_run(run(**ENOUGH), run(**ENOUGH, compile=False), rtol=1e-4, atol=1e-5)
+    assert len(captures) == 1
+
+
+@on_gpu
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_a_capture_that_breaks_in_backward_leaves_nothing_astray(monkeypatch, captures, kind):
+    """In the branch, when it has begun: the allocator and the next capture know nothing of it."""
+    take, taken = branches.SideBranch.made, []
+
+    def breaks(self, parameter, grad):
+        taken.append(parameter)
+        if len(taken) == 3:
+            raise kind("in backward")
+        return take(self, parameter, grad)
+
+    monkeypatch.setattr(branches.SideBranch, "made", breaks)
+    if kind is KeyboardInterrupt:
+        assert run(**ENOUGH, compile="graph").interrupted
+    else:
+        with pytest.raises(RuntimeError, match="in backward"):
+            run(**ENOUGH, compile="graph")
+    monkeypatch.setattr(branches.SideBranch, "made", take)
+    assert torch.rand(3, device="cuda").isfinite().all()
     assert_same_run(run(**ENOUGH), run(**ENOUGH, compile=False), rtol=1e-4, atol=1e-5)
     assert len(captures) == 1
 

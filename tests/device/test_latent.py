@@ -125,7 +125,7 @@ def test_the_kl_of_an_element_has_the_bits_of_the_cpu(device, kernel, shape, dty
 
 
 @pytest.mark.usefixtures("every_matrix_large")
-@pytest.mark.parametrize("shape", [(3, 41), (2, 5000), (70, 3)])
+@pytest.mark.parametrize("shape", [(3, 41), (2, 5000), (70, 3), (9, 7)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_large_matrices_of_16_bits_are_taken_in_larger_tiles(device, kernel, shape, dtype):
     mu, logvar = latent(shape, dtype)

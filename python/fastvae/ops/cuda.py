@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,9 +23,6 @@ from fastvae.ops.layout import OPMATH, address, as_rows, reduced_shape, rows_col
 from fastvae.ops.library import DEVICE_KERNELS, LIBRARY
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether kernels run in Triton's interpreter, which reads that variable when one is defined."""
 
 OLDEST_CAPABILITY = (7, 0)
 """What Triton compiles for."""
@@ -59,8 +55,9 @@ STARTERS: dict[tuple[Any, ...], tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 MOST_SHAPES = 4096
 """What is remembered for a shape: somebody may have a great many of them."""
 
-UNSPECIALIZED: dict[int, Sequence[int]] = {}
-"""The places of the arguments whose values a kernel is not specialized for, by the identity of the kernel."""
+UNSPECIALIZED: dict[int, tuple[Any, Sequence[int]]] = {}
+"""The places of the arguments whose values a kernel is not specialized for, by its identity; and the kernel,
+so that no other one gets that."""
 
 
 @functools.cache
@@ -122,20 +119,25 @@ def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> 
     one found. Alike are calls with the same numbers, but for those that the kernel is not specialized for,
     and with tensors of the same dtypes that are aligned alike.
     """
-    if INTERPRETED:
+    if not hasattr(kernel, "params"):  # of the interpreter
         kernel[grid](*arguments, **constants, **OPTIONS)
         return
+    known = UNSPECIALIZED.get(id(kernel))
+    if known is None:
+        known = UNSPECIALIZED[id(kernel)] = kernel, _unspecialized(kernel)
     kinds = [_kind(argument) for argument in arguments]
-    number = id(kernel)
-    for place in UNSPECIALIZED.get(number) or _unspecialized(kernel):
+    for place in known[1]:
         kinds[place] = _width(kinds[place])
     first = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
-    key = (number, grid, first.device, *constants.items(), *kinds)
+    key = (id(kernel), grid, first.device, *constants.items(), *kinds)
     starter = STARTERS.get(key)
     if starter is None:
         compiled = kernel.warmup(*arguments, **constants, grid=grid, **OPTIONS)
+        if not hasattr(type(compiled), "__getitem__"):  # a hook of Triton's has other plans
+            kernel[grid](*arguments, **constants, **OPTIONS)
+            return
         in_order = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
-        if len(STARTERS) == MOST_SHAPES:
+        if len(STARTERS) >= MOST_SHAPES:
             STARTERS.clear()
         starter = STARTERS[key] = (compiled[(*grid, 1, 1)], in_order)
     start, rest = starter
@@ -158,9 +160,7 @@ def _width(kind: Any) -> Any:
 
 def _unspecialized(kernel: Any) -> Sequence[int]:
     """The places of the arguments whose values a kernel is not specialized for."""
-    places = tuple(parameter.num for parameter in kernel.params if parameter.do_not_specialize)
-    UNSPECIALIZED[id(kernel)] = places
-    return places
+    return tuple(parameter.num for parameter in kernel.params if parameter.do_not_specialize)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["LinearLayers", "SideBranch", "stream_of"]
+__all__ = ["GradientInUseError", "LinearLayers", "SideBranch", "stream_of"]
 
 FEW_OUTPUTS = 512
 """For fewer columns than this cuBLAS adds a bias in four operations, as part of a product in parts."""
@@ -25,6 +25,10 @@ def stream_of(device: torch.device, use: str, thread: int) -> torch.cuda.Stream:
     """One stream for all trainings of a thread: libraries and the allocator keep memory for each they see."""
     del use, thread  # two trainings at a time must not share one
     return torch.cuda.Stream(device)
+
+
+class GradientInUseError(RuntimeError):
+    """Something else than the update uses the gradient of a weight."""
 
 
 class SideBranch:
@@ -70,19 +74,26 @@ class SideBranch:
         self._made.append((parameter, grad.data_ptr()))
         return grad
 
+    def rejoin(self) -> None:
+        """Let what follows in the main branch wait for this one."""
+        if self._used:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
     def join(self) -> None:
-        """Let what follows in the main branch wait for this one.
+        """Let what follows in the main branch wait for this one, if nothing there has used what it made.
 
         Raises
         ------
-        RuntimeError
-            If autograd has copied a gradient, which it does in the main branch.
+        GradientInUseError
+            If autograd copied a gradient or a hook saw it, in the main branch, which had not waited.
         """
-        if self._used:
-            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        self.rejoin()
+        self._kept.clear()
         for parameter, address in self._made:
             if parameter.grad is None or parameter.grad.data_ptr() != address:
-                raise RuntimeError("autograd did not take the gradient of a weight as it was")
+                raise GradientInUseError("autograd did not take the gradient of a weight as it was")
+            if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+                raise GradientInUseError("a weight has a hook that uses its gradient in backward")
 
 
 class _Linear(torch.autograd.Function):
@@ -119,12 +130,12 @@ class LinearLayers(TorchFunctionMode):
 
     Parameters
     ----------
-    branch : SideBranch, optional
-        For the gradients of the weights. Not where something may use them in backward: a weight that is part
-        of two layers, or is itself computed.
+    branch : SideBranch
+        For the gradients of the weights. Nothing but the update may use them: no weight is part of two
+        layers, or is itself computed.
     """
 
-    def __init__(self, branch: SideBranch | None) -> None:
+    def __init__(self, branch: SideBranch) -> None:
         super().__init__()
         self._branch = branch
 
@@ -137,8 +148,6 @@ class LinearLayers(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is linear and len(args) == 3 and not kwargs and _are_plain(*args):
-            if self._branch is None:
-                return _product_and_sum(*args)
             return _Linear.apply(*args, self._branch)
         return func(*args, **kwargs)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from fastvae import noise
 from fastvae.data import Data
 from fastvae.errors import NotCapturedWarning
-from fastvae.training.branches import LinearLayers, SideBranch, stream_of
+from fastvae.training.branches import GradientInUseError, LinearLayers, SideBranch, stream_of
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
 from fastvae.training.step import Step, Steps, pass_over
@@ -99,7 +99,8 @@ class CudaRecorder:
                     raise
         except BaseException as error:
             graph.reset()
-            # The generator still takes itself to be within the capture, and would refuse to draw.
+            # The generator still takes itself to be within the capture, and would refuse to draw. It gets a
+            # state of its own, which graphs that were captured before do not follow.
             generator.graphsafe_set_state(state)
             # Not that a broken capture could not be ended, but what broke it, which may be Ctrl-C.
             raise (broken or error) from None
@@ -226,10 +227,13 @@ class CapturedSteps(Steps):
 
     def _capture(self) -> None:
         try:
-            branch = SideBranch(self._position.device) if self._branches else None
-            self._step.before_update = branch.join if branch else None
-            with LinearLayers(branch):
-                self._replay = self._recorder(self._step_of_full_batch)
+            try:
+                self._replay = self._recorded_with(
+                    SideBranch(self._position.device) if self._branches else None
+                )
+            except GradientInUseError:
+                self._step.model.zero_grad(set_to_none=True)
+                self._replay = self._recorded_with(None)
         except Exception as error:
             if not self._fall_back:
                 error.add_note('compile="graph" captures the step as a CUDA graph; compile=False does not')
@@ -244,6 +248,26 @@ class CapturedSteps(Steps):
                 NotCapturedWarning,
                 stacklevel=2,
             )
+
+    def _recorded_with(self, branch: SideBranch | None) -> Callable[[], None]:
+        """Record the step; with a branch, the gradients of the weights are in it."""
+        if branch is None:
+            return self._recorder(self._step_of_full_batch)
+
+        def work() -> None:
+            try:
+                self._step_of_full_batch()
+            except BaseException:
+                # A capture that ends with a branch astray leaves the allocator in it for good.
+                branch.rejoin()
+                raise
+
+        self._step.before_update = branch.join
+        try:
+            # Modules of a user's own never see this: what they make of a layer is not known, and code that
+            # was compiled without it would be compiled again, in the capture.
+            with LinearLayers(branch):
+                return self._recorder(work)
         finally:
             self._step.before_update = None
 

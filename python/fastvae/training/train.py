@@ -71,8 +71,8 @@ def train(
 
     The same seed gives the same run, bit for bit, on the same machine with the same number of threads,
     whatever ``workers`` is; on another device it gives the same batches, pixels and noise, and what differs
-    is the rounding of the networks. torch's own generators are left as they were. All threads of a process share
-    them: of several trainings at a time, each needs a process of its own to be repeatable.
+    is the rounding of the networks. torch's own generators are left as they were. All threads of a process
+    share them: of several trainings at a time, each needs a process of its own to be repeatable.
 
     Parameters
     ----------
