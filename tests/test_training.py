@@ -514,8 +514,29 @@ def test_a_parameter_counts_the_steps_in_which_it_has_a_gradient():
 
 
 def test_an_epoch_without_a_finite_step_stops_with_an_explanation():
-    with pytest.raises(NonFiniteError, match=r"epoch 1: 4 of 4 steps .*Training stopped"):
+    with pytest.raises(NonFiniteError, match=r"epoch 1: 4 of 4 steps .*Training stopped") as caught:
         run(TABLE, encoder=Explosive(-100), validation=None, hidden_dims=None)
+    assert caught.value.result is None
+
+
+def test_what_was_trained_before_such_an_epoch_is_not_lost():
+    class EndsBadly(Explosive):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += self.training
+            self.limit = 100 if self.calls <= 8 else -100
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    with pytest.raises(NonFiniteError, match="epoch 3: 4 of 4 steps") as caught:
+        run(TABLE, encoder=EndsBadly(0), validation=None, hidden_dims=None, epochs=5)
+    left = caught.value.result
+    torch.manual_seed(0)
+    expected = run(TABLE, encoder=Explosive(100), validation=None, hidden_dims=None, epochs=2)
+    assert_same(weights(left), weights(expected))
+    assert left.interrupted
+    assert [record["elbo"] for record in left.history] == [record["elbo"] for record in expected.history]
 
 
 def test_a_collapsed_posterior_is_pointed_out():

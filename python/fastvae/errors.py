@@ -34,7 +34,12 @@ class RunNotWrittenError(OSError):
 
 
 class NonFiniteError(FloatingPointError):
-    """A whole epoch gave only infinite or undefined numbers, so training cannot go on."""
+    """A whole epoch gave only infinite or undefined numbers, so training cannot go on.
+
+    ``result`` is what was trained in the epochs before; None, if it was the first.
+    """
+
+    result: TrainedVAE | None = None
 
 
 class NonFiniteWarning(RuntimeWarning):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fastvae.data import Data, open_data
+from fastvae.errors import NonFiniteError
 from fastvae.models import Likelihood, ModelSpec, build_model
 from fastvae.models.probe import check_networks
 from fastvae.training.aliases import reject_unknown
@@ -151,7 +152,7 @@ def train(
     PermissionError
         Before any work, if nothing can be written to ``output_dir``.
     NonFiniteError
-        If a whole epoch gives no finite numbers.
+        If a whole epoch gives no finite numbers; its ``result`` is what was trained in the epochs before.
 
     Warns
     -----
@@ -240,7 +241,10 @@ def train(
         if folder:
             folder.start()
 
+        so_far = list[Record]()
+
         def on_epoch(history: list[Record]) -> None:
+            so_far[:] = history
             if folder:
                 folder.checkpoint(TrainedVAE(vae, config, history))
 
@@ -248,16 +252,21 @@ def train(
             final.update(evaluate_on(vae, held_out, settings, chosen_device, seed=seed))
             return final
 
-        history, interrupted = fit(
-            vae,
-            training,
-            settings,
-            device=chosen_device,
-            validate=None if held_out is None else partial(validate, held_out),
-            progress=bar,
-            on_epoch=on_epoch,
-            compilation=compilation,
-        )
+        try:
+            history, interrupted = fit(
+                vae,
+                training,
+                settings,
+                device=chosen_device,
+                validate=None if held_out is None else partial(validate, held_out),
+                progress=bar,
+                on_epoch=on_epoch,
+                compilation=compilation,
+            )
+        except NonFiniteError as error:
+            if so_far:
+                error.result = TrainedVAE(vae, replace(config, interrupted=True), so_far)
+            raise
     result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
     if not interrupted:
         _report_end(result, final, bar)
