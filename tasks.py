@@ -534,9 +534,9 @@ def bench_training(job: Job) -> None:
 def gpu(job: Job) -> None:
     """Run all that needs a CUDA device (after --: parts of benches/gpu.sh; --wheel: without Rust)."""
     if job.wheel:
-        job.environment.install_wheel(only_wheel(job.wheel), "bench,test")
+        job.environment.install_wheel(only_wheel(job.wheel), "gpu")
     else:
-        job.environment.install_package("bench,test")
+        job.environment.install_package("gpu")
     variables = {**job.environment.variables(), "PYTHON": str(job.environment.python)}
     run(["bash", "benches/gpu.sh", *job.rest], variables)
 

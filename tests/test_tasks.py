@@ -448,6 +448,6 @@ def test_a_machine_with_cuda_needs_a_wheel_and_no_rust(
     _program(tools, "bash", "")
     assert tasks.main(asked) == 0
     assert commands[-1] == ["bash", "benches/gpu.sh", "tests", "noise"]
-    assert _pips(commands)[-2][-1] == f"{built.resolve()}[bench,test]"
+    assert _pips(commands)[-2][-1] == f"{built.resolve()}[gpu]"
     assert tasks.main(["gpu", "--env", str(environment)]) == 2
     assert "cargo is missing" in capsys.readouterr().err
