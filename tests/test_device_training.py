@@ -772,6 +772,39 @@ def test_a_gradient_that_a_hook_sees_is_not_for_the_update_alone(beside, registe
         beside.join()
 
 
+def test_compiled_modules_of_ones_own_are_not_compiled_again_in_the_capture(recorders, monkeypatch):
+    """There it would fail: a compiler asks for the state of the generator."""
+    when, now = [], ["warm-up"]
+
+    class Repeats:
+        """No tape: the compiler does nothing while one runs."""
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self, work):
+            now[0] = "capture"
+            work()
+            done = [None]  # what was recorded is the first replay
+            return lambda: done.pop() if done else work()
+
+    def backend(module, inputs):
+        when.append(now[0])
+        return module.forward
+
+    monkeypatch.setattr(loop, "CudaRecorder", lambda _: Repeats())
+    torch._dynamo.reset()
+    encoder = nn.Sequential(nn.Flatten(), torch.compile(nn.Linear(16, 4), backend=backend, dynamic=False))
+    # Batches of one size, as another one is compiled for itself.
+    run(PIXELS[:64], encoder=encoder, hidden_dims=None, compile="graph", validation=None)
+    assert now == ["capture"]
+    assert when
+    assert "capture" not in when
+
+
 def test_a_step_whose_gradients_are_in_use_is_captured_without_a_branch(beside, monkeypatch, recorders):
     """What breaks on the way leaves no branch astray."""
     made, astray = [], []
