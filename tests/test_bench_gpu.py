@@ -726,6 +726,13 @@ def test_a_part_that_fails_does_not_stop_the_others(away: Path, monkeypatch: pyt
 
 
 @BASH
+def test_tests_run_one_after_the_other_without_xdist(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAILS", "-c import xdist")
+    assert _gpu(away, "tests").returncode == 0
+    assert (away / "log").read_text().endswith("-m pytest -m gpu --durations=10 tests/test_device.py\n")
+
+
+@BASH
 def test_memory_is_checked_where_the_program_is(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = away / "cuda" / "bin"
     tools.mkdir(parents=True)

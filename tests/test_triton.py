@@ -276,6 +276,24 @@ def test_totals_are_rounded_as_they_say(compiled):
     assert not CONTRACTED.findall(ptx)
 
 
+@pytest.mark.usefixtures("compiled")
+def test_what_starts_a_kernel_is_remembered_for_calls_that_it_fits():
+    operator, seed = reparametrize.schema.reparametrize, torch.tensor(1)
+    mu, logvar = latent(torch.float32)
+
+    def starters(mu, logvar, draw=0, row_offset=0):
+        CUDA_KERNELS[operator](mu, logvar, seed, draw, row_offset, 1)
+        return len(cuda.STARTERS)
+
+    assert starters(mu, logvar) == 1
+    assert starters(mu.clone(), logvar.clone(), draw=5, row_offset=48) == 1, "numbers that no code depends on"
+    assert starters(mu, logvar, row_offset=2**31) == 2, "64 bits"
+    assert starters(mu[:63], logvar[:63]) == 3, "another shape"
+    shifted = torch.zeros(64 * 1024 + 1)[1:].view(64, 1024)
+    assert starters(mu, shifted) == 4, "not aligned to 16 bytes"
+    assert starters(mu.half(), logvar.half()) == 5, "another dtype"
+
+
 def test_nothing_is_fused_but_what_the_contract_fuses(compiled):
     """A compiler that fused a product and a sum by itself would have more of them."""
     (ptx,) = compiled(noise_ops.schema.normal, 64, 1024, torch.tensor(1), 0, 0, None)

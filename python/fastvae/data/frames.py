@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,9 @@ def open_frame(frame: Any, *, name: str = "data") -> ResidentData:
         if getattr(dtype, "kind", "O") not in "buif"
     ]
     if other:
-        shown = ", ".join(other[:5]) + (", ..." if len(other) > 5 else "")
         raise TypeError(
-            f"{name}: every column must hold numbers, these do not: {shown}; drop them, or turn categories "
-            "into numbers with pandas.get_dummies"
+            f"{name}: every column must hold numbers, these do not: {_few(other)}; drop them, or turn "
+            "categories into numbers with pandas.get_dummies"
         )
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and is reported with its row
         values = frame.to_numpy(dtype=np.float32, na_value=np.nan)
@@ -73,7 +72,7 @@ def check_columns(trained: Sequence[str] | None, given: Sequence[str] | None, *,
     unknown = [column for column in given if column not in trained]
     if missing or unknown:
         differences = "; ".join(
-            f"{what} {_shown(columns)}"
+            f"{what} {_few(map(repr, columns))}"
             for what, columns in (("without", missing), ("with", unknown))
             if columns
         )
@@ -83,9 +82,10 @@ def check_columns(trained: Sequence[str] | None, given: Sequence[str] | None, *,
         )
     raise ValueError(
         f"{name}: the columns of the data frame are in another order than in the training: take "
-        f"frame[[{_shown(trained)}]]"
+        f"frame[[{_few(map(repr, trained))}]]"
     )
 
 
-def _shown(columns: Sequence[str]) -> str:
-    return ", ".join(map(repr, columns[:5])) + (", ..." if len(columns) > 5 else "")
+def _few(texts: Iterable[str]) -> str:
+    texts = list(texts)
+    return ", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "")

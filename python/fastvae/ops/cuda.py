@@ -114,10 +114,10 @@ def on(device: torch.device) -> AbstractContextManager[Any]:
 def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> None:
     """Start a Triton kernel, compiled for what its arguments are like by the first call of that kind.
 
-    Triton looks at each argument, and at the constants that the kernel was defined with, in every call: three
-    quarters of the time that a launch takes the processor. Here a call like an earlier one starts what that
-    one found. Alike are calls with the same numbers, but for those that the kernel is not specialized for,
-    and with tensors of the same dtypes that are aligned alike.
+    Triton looks at each argument, and at the constants that the kernel was defined with, in every call: most
+    of the time that a launch takes the processor. Here a call like an earlier one starts what that one found.
+    Alike are calls with the same numbers, but for those that the kernel is not specialized for, and with
+    tensors of the same dtypes that are aligned alike.
     """
     if not hasattr(kernel, "params"):  # of the interpreter
         kernel[grid](*arguments, **constants, **OPTIONS)

@@ -34,8 +34,8 @@ class GradientInUseError(RuntimeError):
 class SideBranch:
     """A second stream within a capture: what no other operation of backward waits for goes there.
 
-    In the graph that becomes a branch of its own. The gradients of weights are a third of the backward of a
-    small network, and nothing needs them before the update.
+    In the graph that becomes a branch of its own. The gradients of weights are a large part of the backward
+    of a small network, and nothing needs them before the update.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def _product_and_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer; of few columns as two operations.
 
     In float32 cuBLAS computes a small product with a bias by splitting it up: the parts, their sum and two
-    operations that prepare them take two to three times as long as the product alone, which is one or two.
+    operations that prepare them take longer than the product alone and a sum.
     """
     return torch.mm(x, weight.t()).add_(bias) if len(weight) < FEW_OUTPUTS else linear(x, weight, bias)
 

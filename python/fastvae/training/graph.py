@@ -227,13 +227,7 @@ class CapturedSteps(Steps):
 
     def _capture(self) -> None:
         try:
-            try:
-                self._replay = self._recorded_with(
-                    SideBranch(self._position.device) if self._branches else None
-                )
-            except GradientInUseError:
-                self._step.model.zero_grad(set_to_none=True)
-                self._replay = self._recorded_with(None)
+            self._replay = self._recorded()
         except Exception as error:
             if not self._fall_back:
                 error.add_note('compile="graph" captures the step as a CUDA graph; compile=False does not')
@@ -249,11 +243,16 @@ class CapturedSteps(Steps):
                 stacklevel=2,
             )
 
-    def _recorded_with(self, branch: SideBranch | None) -> Callable[[], None]:
-        """Record the step; with a branch, the gradients of the weights are in it."""
-        if branch is None:
-            return self._recorder(self._step_of_full_batch)
+    def _recorded(self) -> Callable[[], None]:
+        """Record the step, if that may be with the gradients of the weights in a branch."""
+        if self._branches:
+            try:
+                return self._recorded_with(SideBranch(self._position.device))
+            except GradientInUseError:
+                self._step.model.zero_grad(set_to_none=True)
+        return self._recorder(self._step_of_full_batch)
 
+    def _recorded_with(self, branch: SideBranch) -> Callable[[], None]:
         def work() -> None:
             try:
                 self._step_of_full_batch()
