@@ -93,7 +93,9 @@ def fastvae_step(name: str) -> harness.Candidate:
     model = build_model(ModelSpec((PIXELS,), CODES, hidden_dims=(HIDDEN,)))
     check_fastvae(name, model)
     data, totals, progress = open_data(images(ROWS)), EpochTotals(CPU), Progress(show=False)
-    steps = Steps(Step(model, settings, device=CPU), totals, settings, total_steps=ROWS // BATCH)
+    step = Step(model, settings, device=CPU)
+    steps = Steps(step, totals, settings, total_steps=ROWS // BATCH, own_networks=True)
+    steps.__enter__()  # as long as the candidate lives
     sizes = endless(lambda epoch: steps.epoch(epoch, _batches(data, settings, epoch, CPU)))
 
     def work(_: object) -> None:

@@ -23,7 +23,7 @@ class Compilation(NamedTuple):
     asked_for: bool = True
     """Whether a step that cannot be captured is an error."""
     own_networks: bool = False
-    """Whether nothing but fastvae's own networks makes gradients, so that it is known what waits for them."""
+    """Whether nothing but fastvae's own networks makes gradients: it is known what is done with them."""
 
     def __str__(self) -> str:
         how = {"graph": "each step one CUDA graph", "inductor": "forward and loss compiled by inductor"}
@@ -56,7 +56,7 @@ def choose_compilation(
     """
     if compile == "auto":
         if device.type != "cuda":
-            return NOT_COMPILED
+            return Compilation(None, "", own_networks=not spec.custom)
         if spec.custom:
             return Compilation(
                 None, f'as the {" and ".join(spec.custom)} may do anything; see compile="graph"'

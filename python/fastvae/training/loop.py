@@ -112,7 +112,7 @@ def _steps(
     step = Step(model, settings, device=device, inductor=compilation.kind == "inductor")
     total_steps = settings.epochs * data.batch_count(settings.batch_size)
     if compilation.kind != "graph":
-        return Steps(step, totals, settings, total_steps=total_steps)
+        return Steps(step, totals, settings, total_steps=total_steps, own_networks=compilation.own_networks)
     return CapturedSteps(
         step,
         totals,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import FunctionType, TracebackType
 from typing import NamedTuple, cast
 
@@ -15,6 +15,7 @@ from fastvae.data import Data
 from fastvae.data.binarize import Binarize
 from fastvae.models import VAE, FlooredTerms, Terms
 from fastvae.objectives import kl_weight
+from fastvae.training import onednn
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
 from fastvae.training.optimizer import CautiousAdam
@@ -76,6 +77,11 @@ class Step:
             else None
         )
         self._compiled_size: int | None = None
+
+    @property
+    def runs_on_cpu(self) -> bool:
+        """Whether its steps are taken on the CPU, as they are written."""
+        return self._device.type == "cpu" and self._compiled is None
 
     def __call__(self, x: Tensor, seed: int | Tensor, weight: float | Tensor) -> tuple[Terms, Tensor]:
         """Take a step.
@@ -141,6 +147,8 @@ class Steps:
     settings : Settings
     total_steps : int
         Of the whole training.
+    own_networks : bool
+        Whether the networks are fastvae's own: then linear layers may be computed by oneDNN.
 
     Attributes
     ----------
@@ -148,16 +156,28 @@ class Steps:
         Steps so far.
     """
 
-    def __init__(self, step: Step, totals: EpochTotals, settings: Settings, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        step: Step,
+        totals: EpochTotals,
+        settings: Settings,
+        *,
+        total_steps: int,
+        own_networks: bool = False,
+    ) -> None:
         self.taken = 0
         self._step = step
         self._totals = totals
         self._settings = settings
         self._total_steps = total_steps
         self._latent_seed = derive(settings.seed, Stream.LATENT)
+        self._own_networks = own_networks
+        self._ending = ExitStack()
 
     def __enter__(self) -> None:
         """Begin the training."""
+        if self._own_networks and self._step.runs_on_cpu and onednn.is_faster():
+            self._ending.enter_context(onednn.linear_layers(self._step.model))
 
     def __exit__(
         self,
@@ -166,6 +186,7 @@ class Steps:
         traceback: TracebackType | None,
     ) -> None:
         """End the training."""
+        self._ending.close()
 
     @property
     def weight(self) -> float:
