@@ -11,7 +11,7 @@ import fastvae
 from fastvae import functional as F
 from fastvae.cli import main
 from fastvae.evaluation import evaluate, log_likelihood
-from fastvae.models import VAE, Gaussian, ModelSpec, build_model
+from fastvae.models import VAE, Bernoulli, Gaussian, ModelSpec, build_model
 from fastvae.objectives import elbo, iwae_bound
 
 K, B = 7, 5
@@ -167,6 +167,32 @@ def test_exactly_the_samples_that_were_asked_for_are_used(model, x, num_samples)
     assert sum(len(z) for z in decoded) == num_samples * len(x)
     assert max(len(z) for z in decoded) <= 6 * 8
     assert len(torch.cat(decoded).unique(dim=0)) == num_samples * len(x)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(0.5), Gaussian("predicted")])
+def test_all_codes_of_a_sample_read_the_same_data(x, likelihood, monkeypatch):
+    model = build_model(ModelSpec((6,), 3, hidden_dims=(8,)))
+    model.likelihood, model.decoder = likelihood, nn.Linear(3, 6 * likelihood.maps)
+    read, log_prob = [], type(likelihood).log_prob
+
+    def watched(self, params, data):
+        read.append((data.data_ptr(), tuple(data.shape)))
+        return log_prob(self, params, data)
+
+    monkeypatch.setattr(type(likelihood), "log_prob", watched)
+    log_likelihood(model, [x], num_samples=K, chunk=4)
+    assert read == [(x.data_ptr(), tuple(x.shape))] * 2
+
+
+def test_a_likelihood_of_ones_own_may_know_one_code_for_each_sample(model, x):
+    class Own(Bernoulli):
+        def log_prob(self, params, x):
+            assert params.shape == x.shape
+            return super().log_prob(params, x)
+
+    wanted = log_likelihood(model, [x], num_samples=K, seed=4)
+    model.likelihood = Own()
+    assert torch.equal(log_likelihood(model, [x], num_samples=K, seed=4), wanted)
 
 
 def test_a_drawn_seed_is_drawn_once(model, x):

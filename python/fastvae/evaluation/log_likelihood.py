@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastvae import functional
 from fastvae.models import VAE
+from fastvae.models.likelihoods import LIKELIHOODS
 from fastvae.noise import Seed
 from fastvae.ops.noise.seed import seed_tensor
 from fastvae.ops.validation import as_integer
@@ -101,6 +102,9 @@ def _of_batch(model: VAE, x: Tensor, count: int, step: int, seed: Seed, row_offs
 def _log_prob(model: VAE, z: Tensor, x: Tensor) -> Tensor:
     """The log-probabilities log p(x | z) for codes ``(K, B, latent_dim)``: ``(K, B)``."""
     params = model.parameters_of(z.flatten(0, 1))
+    if type(model.likelihood) in LIKELIHOODS.values():
+        return model.likelihood.log_prob(params.unflatten(0, z.shape[:2]), x)  # reads one batch of data
+    # A user's own may have been trained with one code for each sample, and never have seen more.
     repeated = x.expand(len(z), *x.shape).flatten(0, 1)
     return model.likelihood.log_prob(params, repeated).reshape(z.shape[:2])
 
