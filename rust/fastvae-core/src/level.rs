@@ -1,5 +1,7 @@
 //! Choosing an instruction-set level at run time.
 
+#![allow(unsafe_code)]
+
 use crate::lanes::Vectors;
 use crate::lanes::portable::Portable;
 #[cfg(target_arch = "x86_64")]

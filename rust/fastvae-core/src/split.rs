@@ -33,6 +33,8 @@ pub fn lend_pool(pool: Pool) {
 }
 
 /// Rows of a band at least: the `f64` sums of one take a sixteenth of the memory of its elements, or less.
+///
+/// Eight bands of wide rows, whatever their number, were a third slower on two threads: so much are the sums.
 const ROWS_PER_BAND: usize = 32;
 
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
@@ -156,25 +158,34 @@ pub(crate) fn pieces<T>(
     })
 }
 
-/// How many threads pay for this many elements.
-#[must_use]
-pub(crate) fn threads_for(elements: usize, threads: usize) -> usize {
-    let per_thread = if POOL.get().is_some() { ELEMENTS_PER_LENT_THREAD } else { ELEMENTS_PER_NEW_THREAD };
-    threads.min(elements / per_thread).max(1)
+/// How many threads pay, of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threads {
+    lent: usize,
+    new: usize,
 }
 
-/// Calls `work` once for every item, on up to `threads` threads.
+/// How many threads pay for this many elements.
+#[must_use]
+pub(crate) fn threads_for(elements: usize, threads: usize) -> Threads {
+    let at = |elements_per_thread| threads.min(elements / elements_per_thread).max(1);
+    Threads { lent: at(ELEMENTS_PER_LENT_THREAD), new: at(ELEMENTS_PER_NEW_THREAD) }
+}
+
+/// Calls `work` once for every item, on up to so many threads: on lent ones if there are any that can work, which
+/// those that a process had before it was forked cannot.
 ///
-/// They take items as they get free, so a busy core delays nothing but its own item.
+/// They take items as they get free, so a busy core delays no more than the item that it has.
 ///
 /// # Panics
 /// If `work` panics.
-pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) + Sync) {
-    let threads = threads.min(items.len());
-    if threads <= 1 {
+pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: Threads, work: impl Fn(T) + Sync) {
+    let pool = POOL.get().filter(|_| threads.lent.min(items.len()) > 1);
+    if pool.is_none() && threads.new.min(items.len()) <= 1 {
         items.into_iter().for_each(work);
         return;
     }
+    let (lent, new) = (threads.lent.min(items.len()), threads.new.min(items.len()));
     let queue = Mutex::new(items.into_iter());
     let drain = || {
         loop {
@@ -185,8 +196,8 @@ pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) 
             }
         }
     };
-    if !POOL.get().is_some_and(|pool| pool(threads, &drain)) {
-        on_new_threads(threads, &drain);
+    if !pool.is_some_and(|pool| pool(lent, &drain)) {
+        on_new_threads(new, &drain);
     }
 }
 
@@ -202,4 +213,38 @@ fn on_new_threads(threads: usize, work: &(dyn Fn() + Sync)) {
         }
         work();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::time::{Duration, Instant};
+
+    /// Works on as many items, each of which takes until `threads` have been at work; gives how many have.
+    fn at_work(items: usize, threads: usize, allowed: Threads) -> usize {
+        let ids = Mutex::new(HashSet::new());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let at_work = || ids.lock().expect("nothing panics").len();
+        for_each((0..items).collect(), allowed, |_| {
+            ids.lock().expect("nothing panics").insert(thread::current().id());
+            while at_work() < threads && Instant::now() < deadline {
+                thread::yield_now();
+            }
+        });
+        at_work()
+    }
+
+    #[test]
+    fn new_threads_are_started_for_more_work_than_lent_ones() {
+        let few = threads_for(3 * ELEMENTS_PER_LENT_THREAD, 4);
+        assert_eq!(few.lent, 3);
+        assert!(few.new <= few.lent);
+        assert_eq!(threads_for(0, 4), Threads { lent: 1, new: 1 });
+        assert_eq!(threads_for(usize::MAX, 4), Threads { lent: 4, new: 4 });
+        // No pool is lent in this process; one that cannot work is the same.
+        assert_eq!(at_work(3, 1, Threads { lent: 3, new: 1 }), 1);
+        assert_eq!(at_work(3, 3, Threads { lent: 3, new: 3 }), 3);
+        assert_eq!(at_work(2, 2, Threads { lent: 3, new: 3 }), 2);
+    }
 }

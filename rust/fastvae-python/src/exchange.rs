@@ -3,6 +3,8 @@
 //! One call of a C function says of a Python tensor what a dozen calls of its methods would. For a small tensor those
 //! take longer than the arithmetic.
 
+#![allow(unsafe_code)]
+
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi::{PyObject, c_str};
 use pyo3::intern;

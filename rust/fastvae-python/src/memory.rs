@@ -1,5 +1,7 @@
 //! From addresses to slices.
 
+#![allow(unsafe_code)]
+
 use fastvae_core::Matrix;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

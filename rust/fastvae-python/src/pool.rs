@@ -3,6 +3,8 @@
 //! A second set of threads would fight with torch's for the same cores: after each of its own operations torch's
 //! threads go on spinning for a while, waiting for the next.
 
+#![allow(unsafe_code)]
+
 use fastvae_core::lend_pool;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -4,6 +4,8 @@
 //! what makes them sound is that the processor has the instructions. [`Avx2`] vectors are only ever used
 //! inside [`crate::level::dispatch`], after it has found AVX2, FMA and F16C.
 
+#![allow(unsafe_code)]
+
 use super::portable::Lanes;
 use super::{BELOW_FRACTION, Floats, LANES, RowStart, Scalar, Vectors, Words};
 use crate::philox::MULTIPLIERS;

@@ -116,7 +116,12 @@ impl Scalar for f32 {
 
     #[inline(always)]
     fn fma(self, factor: Self, term: Self) -> Self {
-        self.mul_add(factor, term)
+        // Where the baseline has no such instruction it would be a call for each lane.
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+            self.mul_add(factor, term)
+        } else {
+            fused_in_f64(self, factor, term)
+        }
     }
 
     #[inline(always)]
@@ -148,6 +153,23 @@ impl Scalar for f32 {
         let rest = n.wrapping_sub(half);
         (Self::from_bits(half.wrapping_add(127) << 23), Self::from_bits(rest.wrapping_add(127) << 23))
     }
+}
+
+/// A fused multiply-add by plain operations, which the compiler makes vectors of.
+///
+/// The product is exact in `f64`, the sum is rounded to odd there: towards zero, with a last bit that says whether
+/// anything was lost. What is then rounded to `f32` is right, as `f64` has more than twice the bits and two (Boldo and
+/// Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+#[inline(always)]
+fn fused_in_f64(a: f32, b: f32, c: f32) -> f32 {
+    let (product, term) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + term;
+    let of_term = sum - product;
+    let lost = (product - (sum - of_term)) + (term - of_term);
+    // Of an infinity or NaN `lost` is NaN, and the sum stays.
+    let inexact = u64::from(lost.abs() > 0.0);
+    let away_from_zero = (lost.to_bits() ^ sum.to_bits()) >> 63;
+    f64::from_bits((sum.to_bits() - (away_from_zero & inexact)) | inexact) as f32
 }
 
 impl Scalar for f64 {
@@ -468,4 +490,37 @@ pub(crate) fn padded<T: Copy + Default>(source: &[T], at: usize) -> [T; LANES] {
     let mut lanes = [T::default(); LANES];
     lanes[..rest.len()].copy_from_slice(rest);
     lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fused_in_f64;
+    use proptest::prelude::*;
+
+    /// Floats of every size, and such that a sum of a product and a term cancels or is halfway between two floats.
+    fn float() -> impl Strategy<Value = f32> {
+        prop_oneof![
+            any::<u32>().prop_map(f32::from_bits),
+            (-4096_i32..4096, -12_i32..12).prop_map(|(n, power)| n as f32 * 2_f32.powi(power)),
+            (0_u32..4, -12_i32..12, any::<bool>()).prop_map(|(bits, power, odd)| {
+                (1.0 + bits as f32 * f32::EPSILON) * 2_f32.powi(power) * if odd { -1.0 } else { 1.0 }
+            }),
+            (0_u32..16).prop_map(f32::from_bits),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 100 } else { 200_000 }))]
+
+        #[test]
+        fn a_fused_sum_by_plain_operations_has_the_bits_of_the_instruction(a in float(), b in float(), c in float()) {
+            for term in [c, -(a * b), (a * b).next_up() - a * b] {
+                let (own, exact) = (fused_in_f64(a, b, term), a.mul_add(b, term));
+                prop_assert!(
+                    own.to_bits() == exact.to_bits() || (own.is_nan() && exact.is_nan()),
+                    "{a:e} * {b:e} + {term:e} = {exact:e}, got {own:e}"
+                );
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Rows of a data set as a batch.
 
+#![allow(unsafe_code)]
+
 use super::{check_counters, execution, product, run};
 use crate::memory::{Memory, check_disjoint};
 use fastvae_core::ops::gather::out_of_range;

@@ -1,5 +1,7 @@
 //! Where a KL goes, and where its gradient comes from.
 
+#![allow(unsafe_code)]
+
 use super::{Strided, product};
 use crate::memory::Memory;
 use fastvae_core::Matrix;

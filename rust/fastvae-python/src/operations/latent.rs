@@ -1,5 +1,7 @@
 //! The sample and its KL from the standard normal.
 
+#![allow(unsafe_code)]
+
 use super::kl::{KlInput, KlOutput};
 use super::{Strided, check_counters, execution, product, run, with_dtype};
 use crate::memory::{Memory, check_disjoint};

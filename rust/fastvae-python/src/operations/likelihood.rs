@@ -1,5 +1,7 @@
 //! The log-probability of data under what a decoder gives.
 
+#![allow(unsafe_code)]
+
 use super::kl::{KlInput, KlOutput};
 use super::{Strided, execution, product, run, with_dtype};
 use crate::memory::{Memory, check_disjoint};

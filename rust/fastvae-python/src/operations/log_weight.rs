@@ -1,5 +1,7 @@
 //! Several samples and the logarithms of their importance weights.
 
+#![allow(unsafe_code)]
+
 use super::{Strided, check_counters, execution, product, run, with_dtype};
 use crate::memory::{Memory, check_disjoint};
 use fastvae_core::ops;

@@ -1,5 +1,7 @@
 //! The noise contract.
 
+#![allow(unsafe_code)]
+
 use super::{check_counters, execution, level, product, run};
 use crate::memory::{Memory, check_disjoint};
 use fastvae_core::noise::{self, Distribution, Normal, Uniform};

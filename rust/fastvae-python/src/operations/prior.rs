@@ -1,5 +1,7 @@
 //! The KL from a Gaussian prior.
 
+#![allow(unsafe_code)]
+
 use super::kl::{KlInput, KlOutput};
 use super::{Strided, execution, product, run, with_dtype};
 use crate::memory::{Memory, check_disjoint};
