@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -11,13 +13,15 @@ from torch import Tensor, nn
 
 import harness
 import passes
-from comparison import Comparison, Target
+from comparison import Comparison, Target, UnavailableError
 from fastvae import noise
 from fastvae.data import open_data
 from fastvae.models import VAE, ModelSpec, build_model
+from fastvae.training import onednn
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
 from fastvae.training.loop import _batches
+from fastvae.training.memory import keep_freed_memory
 from fastvae.training.progress import Progress
 from fastvae.training.step import Step, Steps
 from kernels.batches import images
@@ -31,13 +35,16 @@ ROWS = BATCH * (60_000 // BATCH)
 
 RATE = 1e-3
 CPU = torch.device("cpu")
-DENSE, TUNED = "dense layers alone", "tuned torch"
+DENSE, OWN, TUNED = "dense layers alone", "dense layers alone, by oneDNN", "tuned torch"
 
 
-def dense_layers(name: str) -> harness.Candidate:
+def dense_layers(name: str, *, by_onednn: bool = False) -> harness.Candidate:
     """Both networks, forward and backward, from a fixed input and a fixed gradient of what they give."""
     torch.manual_seed(0)
     model = PlainVAE([HIDDEN], CODES)
+    if by_onednn and not onednn.is_faster():
+        raise UnavailableError("a training on this processor leaves them to torch")
+    layers = functools.partial(onednn.linear_layers, model) if by_onednn else contextlib.nullcontext
     parameters = list(model.parameters())
     x = images(BATCH).float() / 255
     # In a step the code needs its gradient too: it is what the encoder is trained by.
@@ -47,7 +54,8 @@ def dense_layers(name: str) -> harness.Candidate:
 
     def work(_: object) -> None:
         forget([*parameters, z])
-        torch.autograd.backward([model.encoder(x), model.decoder(z)], incoming)
+        with layers():
+            torch.autograd.backward([model.encoder(x), model.decoder(z)], incoming)
 
     return harness.Candidate(name, work)
 
@@ -93,6 +101,7 @@ def fastvae_step(name: str) -> harness.Candidate:
     model = build_model(ModelSpec((PIXELS,), CODES, hidden_dims=(HIDDEN,)))
     check_fastvae(name, model)
     data, totals, progress = open_data(images(ROWS)), EpochTotals(CPU), Progress(show=False)
+    keep_freed_memory()  # for all candidates: they share a process
     step = Step(model, settings, device=CPU)
     steps = Steps(step, totals, settings, total_steps=ROWS // BATCH, own_networks=True)
     steps.__enter__()  # as long as the candidate lives
@@ -187,10 +196,11 @@ COMPARISONS = [
         kind="step",
         candidates={
             DENSE: dense_layers,
+            OWN: lambda name: dense_layers(name, by_onednn=True),
             TUNED: tuned,
             f"{TUNED}, torch.compile": lambda name: tuned(name, passes.compiled),
             "fastvae": fastvae_step,
         },
-        targets=lambda _: (Target(1.15, DENSE, cost=True),),
+        targets=lambda _: (Target(1.15, DENSE, cost=True), Target(1.15, OWN, cost=True)),
     )
 ]

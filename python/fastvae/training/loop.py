@@ -15,6 +15,7 @@ from fastvae.training.config import Settings
 from fastvae.training.diagnosis import report_skipped
 from fastvae.training.graph import CapturedSteps, CudaRecorder
 from fastvae.training.history import EpochTotals, Record
+from fastvae.training.memory import keep_freed_memory
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, seed_generators
 from fastvae.training.step import Step, Steps, pass_over
@@ -66,6 +67,8 @@ def fit(
     NonFiniteError
         If a whole epoch has no step with finite numbers.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     totals = EpochTotals(device)
     steps = _steps(model, data, settings, totals, device, compilation)
     history: list[Record] = []
