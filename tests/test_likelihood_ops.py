@@ -20,6 +20,7 @@ from fastvae import functional as F
 from fastvae.ops.bernoulli_log_prob import reference as bernoulli_reference
 from fastvae.ops.gaussian_log_prob import reference as gaussian_reference
 from fastvae.ops.layout import OPMATH
+from layouts import LAYOUTS, in_layout
 
 N = 100_000
 BOUND = 1e-6
@@ -261,27 +262,8 @@ def test_half_precision_is_float32_rounded_once(dtype):
 # Shapes, strides, threads, levels
 
 
-LAYOUTS = ["contiguous", "transposed", "every other", "half of a chunk", "expanded", "negative", "flipped"]
 layouts = st.sampled_from(LAYOUTS)
 dtypes = st.sampled_from(list(OPMATH))
-
-
-def laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
-    """The values (or some of them, expanded) in a layout that torch's views make."""
-    shape = values.shape
-    if layout == "negative" and values.is_floating_point():
-        return torch._neg_view(values)
-    if not shape or not values.numel():
-        return values
-    if layout == "transposed":
-        return values.transpose(0, -1).contiguous().transpose(0, -1)
-    if layout == "every other":
-        return torch.stack([values, values], dim=-1).flatten(-2)[..., ::2]
-    if layout == "half of a chunk":
-        return torch.cat([values, values], dim=-1).chunk(2, dim=-1)[1]
-    if layout == "expanded":
-        return values[:1].expand(shape)
-    return values.flip(0) if layout == "flipped" else values
 
 
 @st.composite
@@ -306,15 +288,15 @@ def close(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype, scale: 
 @given(cases(), layouts, layouts, layouts, st.sampled_from(KINDS), dtypes)
 def test_bernoulli_against_the_reference(case, layout, target_layout, grad_layout, kind, dtype):
     shape, event_dims, target_dims = case
-    logits = laid_out((torch.randn(shape, dtype=torch.float64) * 4).to(dtype), layout)
+    logits = in_layout((torch.randn(shape, dtype=torch.float64) * 4).to(dtype), layout)
     target, largest, _ = data(kind, shape[len(shape) - target_dims :])
     target = target.to(OPMATH[dtype]) if kind == "float" else target
     # A negative view of floats has values below 0, which the formula takes as well.
-    target = laid_out(target, target_layout)
+    target = in_layout(target, target_layout)
     got = F.bernoulli_log_prob(logits, target, target_max=largest, event_dims=event_dims)
     expected = bernoulli_reference.bernoulli_log_prob(logits, target, largest or 1, event_dims)
     close(got, expected, OPMATH[dtype])
-    grad = laid_out(torch.randn(expected.shape, dtype=expected.dtype), grad_layout)
+    grad = in_layout(torch.randn(expected.shape, dtype=expected.dtype), grad_layout)
     arguments = (grad, logits, target, largest or 1, event_dims)
     close(
         torch.ops.fastvae.bernoulli_log_prob_backward(*arguments),
@@ -326,19 +308,19 @@ def test_bernoulli_against_the_reference(case, layout, target_layout, grad_layou
 @given(cases(), st.lists(layouts, min_size=4, max_size=4), st.booleans(), st.sampled_from(KINDS), dtypes)
 def test_gaussian_against_the_reference(case, chosen, shared, kind, dtype):
     shape, event_dims, target_dims = case
-    mean = laid_out(torch.randn(shape, dtype=torch.float64).to(dtype), chosen[0])
+    mean = in_layout(torch.randn(shape, dtype=torch.float64).to(dtype), chosen[0])
     if shared:
         logvar = torch.randn((1, 1, 1, 1, 1), dtype=OPMATH[dtype])
     else:
-        logvar = laid_out(torch.randn(shape, dtype=torch.float64).to(dtype), chosen[1])
+        logvar = in_layout(torch.randn(shape, dtype=torch.float64).to(dtype), chosen[1])
     target, largest, _ = data(kind, shape[len(shape) - target_dims :])
-    target = laid_out(target.to(OPMATH[dtype]) if kind == "float" else target, chosen[2])
+    target = in_layout(target.to(OPMATH[dtype]) if kind == "float" else target, chosen[2])
     got = F.gaussian_log_prob(mean, logvar, target, target_max=largest, event_dims=event_dims)
     arguments = (mean, logvar, target, largest or 1, event_dims)
     expected = gaussian_reference.gaussian_log_prob(*arguments)
     size = float(mean.numel() / max(expected.numel(), 1))
     close(got, expected, OPMATH[dtype], size)
-    grad = laid_out(torch.randn(expected.shape, dtype=expected.dtype), chosen[3])
+    grad = in_layout(torch.randn(expected.shape, dtype=expected.dtype), chosen[3])
     for a, b in zip(
         torch.ops.fastvae.gaussian_log_prob_backward(grad, *arguments),
         gaussian_reference.gaussian_log_prob_backward(grad, *arguments),
@@ -375,8 +357,8 @@ def test_thread_counts_give_the_same_bits(shape, threads):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides_do_not_change_a_bit(layout):
-    logits, logvar = laid_out(torch.randn(30, 18), layout), laid_out(torch.randn(30, 18), layout)
-    target = laid_out(torch.randint(0, 256, (30, 18), dtype=torch.uint8), layout)
+    logits, logvar = in_layout(torch.randn(30, 18), layout), in_layout(torch.randn(30, 18), layout)
+    target = in_layout(torch.randint(0, 256, (30, 18), dtype=torch.uint8), layout)
     got = everything(logits, logvar, target, target_max=255)
     plain = everything(*(t.clone().contiguous() for t in (logits, logvar, target)), target_max=255)
     assert all(torch.equal(a, b) for a, b in zip(got, plain, strict=True))

@@ -13,11 +13,13 @@ from fastvae import functional as F
 from fastvae.ops.gaussian_kl import reference as kl_reference
 from fastvae.ops.layout import OPMATH
 from fastvae.ops.reparametrize import reference as reparametrize_reference
+from layouts import LAYOUTS, in_layout
 
 # Relative to the largest value of a result: the two round in different places.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 dtypes = st.sampled_from(list(OPMATH))
 SEED = torch.tensor(77)
+REDUCTIONS = ["none", "sample", "dimension", "sum"]
 
 
 @st.composite
@@ -28,40 +30,9 @@ def shapes(draw) -> tuple[int, ...]:
     return draw(st.sampled_from([shape, (3, 1025), (2, 16390), (700, 3)])) if draw(st.booleans()) else shape
 
 
-LAYOUTS = [
-    "contiguous",
-    "transposed",
-    "every other",
-    "half of a chunk",
-    "expanded",
-    "offset",
-    "negative",
-    "flipped",
-]
-
-
 def laid_out(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> torch.Tensor:
     """A random tensor of the shape in a layout that torch's views make."""
-    values = torch.randn(shape, dtype=torch.float64).to(dtype)
-    if layout == "negative":
-        return torch._neg_view(values)
-    if not shape:
-        return values
-    if layout == "transposed":
-        return values.transpose(0, -1).contiguous().transpose(0, -1)
-    if layout == "every other":
-        return torch.stack([values, values], dim=-1).flatten(-2)[..., ::2]
-    if layout == "half of a chunk":
-        return torch.cat([values, values], dim=-1).chunk(2, dim=-1)[1] if shape[-1] else values
-    if layout == "expanded":
-        return values[:1].expand(shape) if shape[0] else values
-    if layout == "offset":
-        return (
-            torch.cat([values.flatten()[:1], values.flatten()])[1:].view(shape) if values.numel() else values
-        )
-    if layout == "flipped":
-        return values.flip(0)
-    return values
+    return in_layout(torch.randn(shape, dtype=torch.float64).to(dtype), layout)
 
 
 layouts = st.sampled_from(LAYOUTS)
@@ -84,14 +55,24 @@ def test_forward(shape, mu_layout, logvar_layout, dtype, data):
     z = F.reparametrize(mu, logvar, seed=77, draw=2, row_offset=5, event_dims=event_dims)
     assert z.is_contiguous()
     close(z, reparametrize_reference.reparametrize(mu, logvar, SEED, 2, 5, event_dims), dtype)
+    # The KL is not rounded to the dtype of the parameters.
     for reduction in ("sample", "none", "sum"):
         kl = F.gaussian_kl(mu, logvar, event_dims=event_dims, reduction=reduction)
-        close(kl, kl_reference.gaussian_kl(mu, logvar, event_dims, reduction), dtype)
+        close(kl, kl_reference.gaussian_kl(mu, logvar, event_dims, reduction), OPMATH[dtype])
         fused = F.reparametrize_kl(
             mu, logvar, seed=77, draw=2, row_offset=5, event_dims=event_dims, reduction=reduction
         )
         assert torch.equal(fused[0], z)
         assert torch.equal(fused[1], kl)
+    # The operators sum over the latents; the public functions divide by their number.
+    kl = torch.ops.fastvae.gaussian_kl(mu, logvar, event_dims, "dimension")
+    close(kl, kl_reference.gaussian_kl(mu, logvar, event_dims, "dimension"), OPMATH[dtype])
+    fused = torch.ops.fastvae.reparametrize_kl(mu, logvar, SEED, 2, 5, event_dims, "dimension")
+    assert torch.equal(fused[0], z)
+    assert torch.equal(fused[1], kl)
+    if z.numel():
+        mean = F.gaussian_kl(mu, logvar, event_dims=event_dims, reduction="dimension")
+        close(mean, kl / (mu.numel() // kl.numel()), OPMATH[dtype])
 
 
 @given(shapes(), layouts, layouts, layouts, dtypes, st.data())
@@ -103,7 +84,7 @@ def test_backward(shape, mu_layout, logvar_layout, grad_layout, dtype, data):
     noise = (SEED, 2, 5, event_dims)
     expected = reparametrize_reference.reparametrize_backward(grad_z, logvar, *noise)
     close(torch.ops.fastvae.reparametrize_backward(grad_z, logvar, *noise), expected, dtype)
-    for reduction in ("sample", "none", "sum"):
+    for reduction in REDUCTIONS:
         like = kl_reference.gaussian_kl(mu, logvar, event_dims, reduction)
         grad_kl = laid_out(tuple(like.shape), grad_layout, like.dtype)
         got = torch.ops.fastvae.gaussian_kl_backward(grad_kl, mu, logvar, event_dims, reduction)
@@ -121,10 +102,11 @@ def test_backward(shape, mu_layout, logvar_layout, grad_layout, dtype, data):
 def test_prior(shape, chosen, dtype, data):
     event_dims = data.draw(st.integers(0, len(shape)))
     tensors = [laid_out(shape, layout, dtype) for layout in chosen]
-    for reduction in ("sample", "none", "sum"):
+    grad_layout = data.draw(layouts)
+    for reduction in REDUCTIONS:
         expected = kl_reference.gaussian_kl_prior(*tensors, event_dims, reduction)
-        close(torch.ops.fastvae.gaussian_kl_prior(*tensors, event_dims, reduction), expected, dtype)
-        grad_kl = torch.randn_like(expected)
+        close(torch.ops.fastvae.gaussian_kl_prior(*tensors, event_dims, reduction), expected, OPMATH[dtype])
+        grad_kl = laid_out(tuple(expected.shape), grad_layout, expected.dtype)
         for a, b in zip(
             torch.ops.fastvae.gaussian_kl_prior_backward(grad_kl, *tensors, event_dims, reduction),
             kl_reference.gaussian_kl_prior_backward(grad_kl, *tensors, event_dims, reduction),
