@@ -220,6 +220,45 @@ def test_extremes_are_those_of_the_formula(mu, logvar, dtype):
     assert_agree(F.gaussian_kl(m, l, prior, prior, reduction="none"), kl)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mu", [0.5, math.inf, math.nan])
+@pytest.mark.parametrize("logvar", EXTREMES)
+def test_an_extreme_value_stays_in_its_dimension(mu, logvar, dtype):
+    """The KL per dimension is that of the formula in the column of an extreme, and its own elsewhere."""
+    m, l = torch.randn(70, 35, dtype=dtype), torch.randn(70, 35, dtype=dtype)
+    clean = torch.ops.fastvae.gaussian_kl(m, l, 1, "dimension")
+    m[41, 33], l[41, 33] = mu, logvar
+    prior = torch.zeros_like(m)
+    kl = torch.ops.fastvae.gaussian_kl(m, l, 1, "dimension")
+    others = torch.arange(35) != 33
+    assert torch.equal(kl[others], clean[others])
+    assert_agree(kl, kl_reference.gaussian_kl(m, l, 1, "dimension"))
+    from_prior = torch.ops.fastvae.gaussian_kl_prior(m, l, prior, prior, 1, "dimension")
+    assert_agree(from_prior, kl)
+    assert_agree(kl_reference.gaussian_kl_prior(m, l, prior, prior, 1, "dimension"), from_prior)
+    assert torch.equal(
+        torch.ops.fastvae.reparametrize_kl(m, l, torch.tensor(3), 0, 0, 1, "dimension")[1].nan_to_num(),
+        kl.nan_to_num(),
+    )
+    upstream = torch.randn(35, dtype=dtype)
+    for got, expected in zip(
+        torch.ops.fastvae.gaussian_kl_backward(upstream, m, l, 1, "dimension"),
+        kl_reference.gaussian_kl_backward(upstream, m, l, 1, "dimension"),
+        strict=True,
+    ):
+        assert_agree(got, expected)
+    options = (upstream, m, l, prior, prior, 1, "dimension")
+    got = torch.ops.fastvae.gaussian_kl_prior_backward(*options)
+    expected = kl_reference.gaussian_kl_prior_backward(*options)
+    for a, b in zip(got[:3], expected[:3], strict=True):
+        assert_agree(a, b)
+    # That of prior_logvar is minus the sum of two terms, which may cancel.
+    terms = 0.5 * upstream.abs() * (torch.expm1(l).abs() + m * m)
+    finite = expected[3].isfinite()
+    assert bool(((got[3] - expected[3]).abs() <= 1e-6 * terms)[finite].all())
+    assert torch.equal(got[3][~finite].nan_to_num(), expected[3][~finite].nan_to_num())
+
+
 def test_an_unused_output_has_no_gradient():
     """A zero gradient times an infinite sigma would be NaN: an output that is not used must not count."""
     mu, logvar = torch.zeros(1, 3, requires_grad=True), torch.full((1, 3), 250.0, requires_grad=True)

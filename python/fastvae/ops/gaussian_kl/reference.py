@@ -16,6 +16,9 @@ from fastvae.ops.gaussian_kl import schema
 from fastvae.ops.layout import OPMATH, dense
 from fastvae.ops.library import kernel
 
+FINITE = 80
+"""A difference of log-variances whose exponential is a number in every dtype."""
+
 SERIES = tuple(1.0 / math.factorial(k + 2) for k in range(14))
 """e^x - 1 - x = x^2 (1/2! + x/3! + x^2/4! + ...)."""
 
@@ -40,8 +43,15 @@ def exact_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         back = difference - a
         error = (a - (difference - back)) - (b + back)
-    # An exponential of 88 and more overflows float32; infinity times 0 would be NaN.
-    return difference, torch.where(difference.abs() < 80, error, 0.0)
+    return difference, torch.where(difference.abs() < FINITE, error, 0.0)
+
+
+def correction_point(difference: Tensor) -> Tensor:
+    """Where the derivative that an error of the difference is multiplied with is taken.
+
+    An exponential of 88 and more overflows float32, and infinity times an error of 0 would be NaN.
+    """
+    return torch.where(difference.abs() < FINITE, difference, 0.0)
 
 
 def reduce(kl: Tensor, event_dims: int, reduction: str) -> Tensor:
@@ -134,7 +144,7 @@ def gaussian_kl_prior(
     # exp(-k / 2) first: its square would overflow half an exponent range earlier.
     scaled = (mu.to(opmath) - prior_mu.to(opmath)) * (k * -0.5).exp()
     d, error = exact_difference(logvar.to(opmath), k)
-    excess = exp_excess(d) + error * torch.expm1(d)
+    excess = exp_excess(d) + error * torch.expm1(correction_point(d))
     return reduce(0.5 * (scaled * scaled + excess), event_dims, reduction)
 
 
@@ -155,7 +165,7 @@ def gaussian_kl_prior_backward(
     inverse = (k * -0.5).exp()
     scaled = (mu.to(opmath) - prior_mu.to(opmath)) * inverse
     d, error = exact_difference(logvar.to(opmath), k)
-    growth = torch.expm1(d) + error * torch.exp(d)
+    growth = torch.expm1(d) + error * torch.exp(correction_point(d))
     grad_mu = g * scaled * inverse
     grad_prior_logvar = g * (growth + scaled * scaled) * -0.5
     return (
