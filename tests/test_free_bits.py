@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from fastvae import functional as F
 from fastvae.cli.parser import build_parser
 from fastvae.models import VAE, Bernoulli
 from fastvae.ops.gaussian_kl import reference
+from fastvae.ops.layout import OPMATH
+from layouts import LAYOUTS, in_layout
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPE = (6, 8)
@@ -208,6 +211,53 @@ def test_any_shape_and_any_group(rows, groups, group, floor, dtype, transposed):
     torch.testing.assert_close(got, truth, rtol=1e-12 if dtype == torch.float64 else 1e-6, atol=0)
 
 
+@given(
+    rows=st.integers(1, 20),
+    groups=st.integers(1, 40),
+    group=st.integers(1, 40),
+    floor=st.floats(0.01, 30),
+    dtype=st.sampled_from(DTYPES),
+    chosen=st.lists(st.sampled_from(LAYOUTS), min_size=4, max_size=4),
+    reduction=st.sampled_from(["sample", "sum"]),
+)
+def test_strides_do_not_change_a_bit(rows, groups, group, floor, dtype, chosen, reduction):
+    """Values and gradients; the incoming ones are transposed, expanded, negated or one number as well."""
+    generator = torch.Generator().manual_seed(rows + 31 * groups)
+
+    def tensor(layout, dtype, *shape):
+        return in_layout(torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype), layout)
+
+    mu, logvar, grad_z = (tensor(layout, dtype, rows, groups * group) for layout in chosen[:3])
+    # One number for each latent: a column of a matrix in the layout, so that it has strides of its own.
+    grad_kl = tensor(chosen[3], OPMATH[dtype], rows, 3)[:, 1]
+    grad_kl = grad_kl if reduction == "sample" else grad_kl[0]
+    parameters, dense = (mu, logvar), tuple(t.clone().contiguous() for t in (mu, logvar))
+    kl_options, noise_options = (
+        (1, reduction, floor, group),
+        (torch.tensor(3), 2, 5, 1, reduction, floor, group),
+    )
+    ops = torch.ops.fastvae
+    assert torch.equal(ops.gaussian_kl(*parameters, *kl_options), ops.gaussian_kl(*dense, *kl_options))
+    dense_grads = grad_z.clone().contiguous(), grad_kl.clone().contiguous()
+    for got, expected in (
+        (ops.reparametrize_kl(*parameters, *noise_options), ops.reparametrize_kl(*dense, *noise_options)),
+        (
+            ops.gaussian_kl_backward(grad_kl, *parameters, *kl_options),
+            ops.gaussian_kl_backward(dense_grads[1], *dense, *kl_options),
+        ),
+        (
+            ops.reparametrize_kl_backward(grad_z, grad_kl, *parameters, *noise_options),
+            ops.reparametrize_kl_backward(*dense_grads, *dense, *noise_options),
+        ),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    # A dense gradient that is right says so for all of them.
+    expected = reference.gaussian_kl_backward(dense_grads[1], *dense, *kl_options)
+    bound = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 2**-7, torch.float16: 2**-10}[dtype]
+    for a, b in zip(ops.gaussian_kl_backward(grad_kl, *parameters, *kl_options), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=bound, atol=0)
+
+
 def test_bits_do_not_depend_on_threads(threads):
     mu, logvar = inputs(torch.float32, (700, 1024))
     results = []
@@ -261,6 +311,32 @@ def test_nan_is_not_hidden_by_the_floor():
         ]
 
 
+EXTREMES = [math.inf, -math.inf, math.nan, 200.0, -300.0, 80.0, 1e-30, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("group", [1, 2, 20, 40])
+@pytest.mark.parametrize("floor", [1e-30, 0.5, 1e30])
+def test_extremes_are_those_of_the_formula(floor, group, dtype):
+    """A floor below and above every KL, and a group with a value that is huge, tiny, infinite or NaN."""
+    mu, logvar = torch.zeros(len(EXTREMES), 40, dtype=dtype), torch.full((len(EXTREMES), 40), 0.125).to(dtype)
+    logvar[:, 19] = torch.tensor(EXTREMES, dtype=dtype)
+    upstream = torch.randn(len(EXTREMES), dtype=dtype)
+    bound = 1e-14 if dtype == torch.float64 else 1e-6
+    for place in (logvar, mu):
+        options = (mu, logvar, 1, "sample", floor, group)
+        got = (
+            torch.ops.fastvae.gaussian_kl(*options),
+            *torch.ops.fastvae.gaussian_kl_backward(upstream, *options),
+        )
+        expected = reference.gaussian_kl(*options), *reference.gaussian_kl_backward(upstream, *options)
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=bound, atol=0, equal_nan=True)
+        # Next, the same numbers in the mean.
+        if place is logvar:
+            mu[:, 19], logvar[:, 19] = logvar[:, 19].clone(), 0.125
+
+
 def fused_loss(floor, group):
     def loss(mu, logvar):
         z, kl = F.reparametrize_kl(mu, logvar, seed=3, free_bits=floor, group_size=group)
@@ -308,16 +384,24 @@ def test_compile(dynamic):
 
 def operator_samples():
     seed = torch.tensor(3)
-    for grad in (False, True):
-        mu, logvar = (torch.randn(8, 6).t().detach().requires_grad_(grad) for _ in range(2))
-        yield "gaussian_kl", (mu, logvar, 1, "dimension")
-        yield "gaussian_kl", (mu, logvar, 1, "sample", 0.5, 2)
-        yield "reparametrize_kl", (mu, logvar, seed, 0, 0, 1, "dimension")
-        yield "reparametrize_kl", (mu, logvar, seed, 0, 0, 1, "sum", 0.5, 4)
-    mu, logvar, z, kl = torch.randn(8, 6).t(), torch.randn(6, 8), torch.randn(6, 8), torch.randn(6)
-    yield "gaussian_kl_backward", (torch.randn(8), mu, logvar, 1, "dimension")
-    yield "gaussian_kl_backward", (kl, mu, logvar, 1, "sample", 0.5, 2)
-    yield "reparametrize_kl_backward", (z, kl, mu, logvar, seed, 0, 0, 1, "sample", 0.5, 2)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        opmath = OPMATH[dtype]
+        for grad in (False, True):
+            mu, logvar = (torch.randn(8, 6).to(dtype).t().detach().requires_grad_(grad) for _ in range(2))
+            yield "gaussian_kl", (mu, logvar, 1, "sample", 0.5, 2)
+            yield "reparametrize_kl", (mu, logvar, seed, 0, 0, 1, "dimension")
+            yield "reparametrize_kl", (mu, logvar, seed, 0, 0, 1, "sum", 0.5, 4)
+        mu, logvar, z = (
+            torch.randn(8, 6).to(dtype).t(),
+            torch.randn(6, 8).to(dtype),
+            torch.randn(6, 8).to(dtype),
+        )
+        kl, total = torch.randn(6, dtype=opmath), torch.randn((), dtype=opmath)
+        yield "gaussian_kl_backward", (torch.randn(8, dtype=opmath), mu, logvar, 1, "dimension")
+        yield "gaussian_kl_backward", (kl, mu, logvar, 1, "sample", 0.5, 2)
+        yield "gaussian_kl_backward", (total.expand(6), mu, logvar, 1, "sample", 0.5, 2)
+        yield "reparametrize_kl_backward", (z, kl, mu, logvar, seed, 0, 0, 1, "sample", 0.5, 2)
+        yield "reparametrize_kl_backward", (z, total, mu, logvar, seed, 0, 0, 1, "sum", 0.5, 4)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

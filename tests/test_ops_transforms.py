@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastvae import functional as F
 from fastvae import noise
+from fastvae.ops.layout import OPMATH
 
 SHAPE = (6, 5)
 # torch.compile and torch.jit warn about parts of torch itself.
@@ -89,7 +90,7 @@ def test_gradcheck_and_gradgradcheck(loss, plain):
 
 
 @pytest.mark.parametrize("event_dims", [0, 1, 2])
-@pytest.mark.parametrize("reduction", ["sample", "none", "sum", "mean", "batchmean"])
+@pytest.mark.parametrize("reduction", ["sample", "none", "sum", "mean", "batchmean", "dimension"])
 def test_gradcheck_of_every_reduction(event_dims, reduction):
     mu, logvar = inputs()
     options = {"event_dims": event_dims, "reduction": reduction}
@@ -347,26 +348,33 @@ def test_default_seeds_follow_manual_seed():
 
 
 def operator_samples():
-    """Every operator with float32 and strided bfloat16 inputs, for opcheck."""
-    for dtype in (torch.float32, torch.bfloat16):
+    """Every operator with inputs of each kind of arithmetic, transposed ones among them, for opcheck."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        opmath = OPMATH[dtype]
         for grad in (False, True):
             mu, logvar, prior_mu, prior_logvar = (
                 torch.randn(5, 6).to(dtype).t().detach().requires_grad_(grad) for _ in range(4)
             )
-            z, kl = torch.randn(6, 5).to(dtype), torch.randn(6)
             yield "reparametrize", (mu, logvar, *NOISE)
-            yield "gaussian_kl", (mu, logvar, 1, "sample")
-            yield "gaussian_kl", (mu, logvar, 1, "none")
-            yield "gaussian_kl_prior", (mu, logvar, prior_mu, prior_logvar, 1, "sum")
+            for reduction in ("sample", "none", "dimension"):
+                yield "gaussian_kl", (mu, logvar, 1, reduction)
+            for reduction in ("sum", "dimension"):
+                yield "gaussian_kl_prior", (mu, logvar, prior_mu, prior_logvar, 1, reduction)
             yield "reparametrize_kl", (mu, logvar, *NOISE, "sample")
         mu, logvar = torch.randn(5, 6).to(dtype).t(), torch.randn(6, 5).to(dtype)
+        prior = prior_mu.detach(), prior_logvar.detach()
+        z, kl, total = (
+            torch.randn(6, 5).to(dtype),
+            torch.randn(6, dtype=opmath),
+            torch.randn((), dtype=opmath),
+        )
+        per_dimension = torch.randn(5, dtype=opmath)
         yield "reparametrize_backward", (z, logvar, *NOISE)
         yield "gaussian_kl_backward", (kl, mu, logvar, 1, "sample")
-        yield (
-            "gaussian_kl_prior_backward",
-            (kl[0], mu, logvar, prior_mu.detach(), prior_logvar.detach(), 1, "sum"),
-        )
+        yield "gaussian_kl_prior_backward", (total, mu, logvar, *prior, 1, "sum")
+        yield "gaussian_kl_prior_backward", (total.expand(5), mu, logvar, *prior, 1, "dimension")
         yield "reparametrize_kl_backward", (z, kl, mu, logvar, *NOISE, "sample")
+        yield "reparametrize_kl_backward", (z, per_dimension, mu, logvar, *NOISE, "dimension")
     yield "normal", (3, 5, NOISE[0], 0, 0, None)
     yield "uniform", (3, 5, NOISE[0], 0, 0, torch.arange(3))
     yield "permutation", (7, NOISE[0], 0)
