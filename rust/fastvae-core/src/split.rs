@@ -9,11 +9,11 @@ use std::thread;
 pub(crate) const SEGMENT: usize = 16384;
 
 /// Elements below which another thread of a lent pool costs more than it saves.
-const ELEMENTS_PER_LENT_THREAD: usize = 1 << 15;
-
-/// The same for a thread that has to be started, perhaps while the pool's own threads still spin.
 ///
 /// Miri, which looks for data races, would need hours for as many.
+const ELEMENTS_PER_LENT_THREAD: usize = if cfg!(miri) { 1 << 8 } else { 1 << 15 };
+
+/// The same for a thread that has to be started, perhaps while the pool's own threads still spin.
 const ELEMENTS_PER_NEW_THREAD: usize = if cfg!(miri) { 1 << 8 } else { 1 << 18 };
 
 /// Threads that somebody else keeps: calls the work on up to so many of them, the calling one included, at the

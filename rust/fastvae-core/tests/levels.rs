@@ -3,18 +3,22 @@
 mod strategies;
 
 use fastvae_core::noise::{self, Normal, Uniform};
-use fastvae_core::ops::{self, Gaussians, KlGrad, KlTarget};
+use fastvae_core::ops::{self, FreeBits, Gaussians, KlGrad, KlTarget};
 use fastvae_core::{Execution, Level, Matrix, Noise, Rows};
 use half::{bf16, f16};
 use proptest::prelude::*;
-use strategies::{Case, Distance, Dtype, Extent, Grid, bits, cases, config, executions};
+use strategies::{
+    Case, Distance, Dtype, Extent, Grid, bits, cases, config, plain, threads, under_every_execution,
+};
+
+const NOISE: Noise<'static> = Noise { seed: 0x1234_5678_9ABC_DEF0, draw: 3, rows: Rows::From(1 << 40) };
 
 /// All results of all operations on one set of inputs.
 fn everything<T: Dtype>(execution: Execution, case: &Case, inputs: &[Grid<T>; 4]) -> Vec<Vec<u64>> {
     let (rows, columns) = case.shape;
     let [mu, logvar, prior_mu, prior_logvar] = inputs.each_ref().map(Grid::matrix);
     let gaussians = Gaussians { mu, logvar, prior_mu, prior_logvar };
-    let noise = Noise { seed: 0x1234_5678_9ABC_DEF0, draw: 3, rows: Rows::From(1 << 40) };
+    let noise = NOISE;
     let elements = rows * columns;
     let zero = <T::Math as From<f32>>::from(0.0);
     let mut results = Vec::new();
@@ -52,16 +56,66 @@ fn everything<T: Dtype>(execution: Execution, case: &Case, inputs: &[Grid<T>; 4]
     ops::prior_forward(execution, gaussians, KlTarget::Rows(&mut per_row));
     ops::prior_forward(execution, gaussians, KlTarget::Elements(&mut per_element));
     ops::prior_forward(execution, gaussians, KlTarget::Total(&mut total));
-    results.extend([bits(&per_row), bits(&per_element), bits(&[total])]);
+    let mut per_column = vec![zero; columns];
+    ops::prior_forward(execution, gaussians, KlTarget::Columns(&mut per_column));
+    results.extend([bits(&per_row), bits(&per_element), bits(&per_column), bits(&[total])]);
+    ops::latent_forward(execution, mu, logvar, None, KlTarget::Columns(&mut per_column));
+    results.push(bits(&per_column));
+    let sample = Some((&noise, &mut z_alone[..]));
+    ops::latent_forward(execution, mu, logvar, sample, KlTarget::Columns(&mut per_column));
+    assert_eq!(bits(&z), bits(&z_alone), "sampling beside the KL per column");
+    assert_eq!(results.last(), Some(&bits(&per_column)), "fused and single KL per column");
+
+    for group in groups(columns) {
+        results.extend(with_free_bits(execution, case, [mu, logvar, prior_mu], group, &z));
+    }
     results
 }
 
-fn check_all<T: Dtype>(case: &Case, executions: &[Execution]) {
-    let inputs: [Grid<T>; 4] = std::array::from_fn(|number| case.grid(number));
-    let expected = everything(executions[0], case, &inputs);
-    for &execution in &executions[1..] {
-        assert_eq!(expected, everything(execution, case, &inputs), "{} {execution:?}", T::NAME);
+/// Single columns, the fewest that divide a row, and all of it: below the lanes, above, and no multiple of them.
+fn groups(columns: usize) -> Vec<usize> {
+    let fewest = (2..columns).find(|&group| columns.is_multiple_of(group));
+    let mut groups: Vec<usize> = [Some(1), fewest, Some(columns.max(1))].into_iter().flatten().collect();
+    groups.dedup();
+    groups
+}
+
+/// All results with free bits, of which `z` is known.
+fn with_free_bits<T: Dtype>(
+    execution: Execution,
+    case: &Case,
+    [mu, logvar, grad_z]: [Matrix<T>; 3],
+    group: usize,
+    z: &[T],
+) -> Vec<Vec<u64>> {
+    let ((rows, columns), elements) = (case.shape, case.elements());
+    let zero = <T::Math as From<f32>>::from(0.0);
+    let free_bits = FreeBits { floor: 0.5 * group as f64, group };
+    let (mut z_too, mut per_row, mut alone) = (vec![T::ZERO; elements], vec![zero; rows], vec![zero; rows]);
+    let (mut total, sample) = (zero, Some((&NOISE, &mut z_too[..])));
+    ops::free_bits_forward(execution, mu, logvar, free_bits, sample, KlTarget::Rows(&mut per_row));
+    ops::free_bits_forward(execution, mu, logvar, free_bits, None, KlTarget::Rows(&mut alone));
+    ops::free_bits_forward(execution, mu, logvar, free_bits, None, KlTarget::Total(&mut total));
+    assert_eq!(bits(z), bits(&z_too), "sampling beside free bits, {columns} columns in groups of {group}");
+    assert_eq!(bits(&per_row), bits(&alone), "fused and single KL with free bits");
+    let mut results = vec![bits(&per_row), bits(&[total])];
+    let grad_kl = Matrix::contiguous(&per_row, rows, 1);
+    for sample in [Some((&NOISE, grad_z)), None] {
+        let (mut grad_mu, mut grad_logvar) = (vec![T::ZERO; elements], vec![T::ZERO; elements]);
+        let grads = [&mut grad_mu[..], &mut grad_logvar[..]];
+        ops::free_bits_backward(execution, mu, logvar, free_bits, sample, grad_kl, grads);
+        results.extend([bits(&grad_mu), bits(&grad_logvar)]);
     }
+    results
+}
+
+/// Compares the results of every execution with those of one.
+fn check_all<T: Dtype>(case: &Case) {
+    let inputs: [Grid<T>; 4] = std::array::from_fn(|number| case.grid(number));
+    let expected = everything(plain(), case, &inputs);
+    under_every_execution(case.elements(), |execution| {
+        assert_eq!(expected, everything(execution, case, &inputs), "{} {execution:?}", T::NAME);
+    });
 }
 
 proptest! {
@@ -69,10 +123,10 @@ proptest! {
 
     #[test]
     fn every_level_and_thread_count_gives_the_same_bits(case in cases()) {
-        check_all::<f32>(&case, &executions());
-        check_all::<f64>(&case, &executions());
-        check_all::<bf16>(&case, &executions());
-        check_all::<f16>(&case, &executions());
+        check_all::<f32>(&case);
+        check_all::<f64>(&case);
+        check_all::<bf16>(&case);
+        check_all::<f16>(&case);
     }
 
     #[test]
@@ -88,12 +142,11 @@ proptest! {
             noise::sample::<Uniform>(execution, &noise, rows, columns, &mut uniforms);
             (bits(&normals), bits(&uniforms))
         };
-        let executions = executions();
-        let expected = draw_all(executions[0], Rows::From(first));
-        for execution in executions {
-            prop_assert_eq!(&expected, &draw_all(execution, Rows::From(first)));
-            prop_assert_eq!(&expected, &draw_all(execution, Rows::Listed(&numbers)));
-        }
+        let expected = draw_all(plain(), Rows::From(first));
+        under_every_execution(rows * columns, |execution| {
+            assert_eq!(expected, draw_all(execution, Rows::From(first)), "{execution:?}");
+            assert_eq!(expected, draw_all(execution, Rows::Listed(&numbers)), "{execution:?}");
+        });
     }
 
     #[test]
@@ -113,25 +166,32 @@ proptest! {
     }
 }
 
-/// Below half a million elements a kernel starts no second thread, whatever it is allowed.
+/// Threads that are lent, and those that a kernel starts where it is lent none.
 #[test]
-fn threads_that_are_started_give_the_same_bits() {
+fn threads_give_the_same_bits_lent_or_started() {
     // Under Miri, which is slow and finds races in any case, less pays for a thread (`split.rs`).
-    let shapes = if cfg!(miri) { vec![(2, 16_400)] } else { vec![(1, 900_001), (900_001, 1), (55, 16_401)] };
+    let shapes = if cfg!(miri) { vec![(2, 16_400)] } else { vec![(1, 300_001), (300_001, 1), (19, 16_401)] };
     for shape in shapes {
         let distances = [Distance::Gap(0); 6];
         let case = Case { shape, distances, seed: 7, extent: Extent::Ordinary };
+        let inputs: [Grid<f32>; 4] = std::array::from_fn(|number| case.grid(number));
         let run = |threads| Execution { level: Level::best(), threads };
-        let counts: &[usize] = if cfg!(miri) { &[1, 3] } else { &[1, 2, 3, 8] };
-        let executions: Vec<_> = counts.iter().map(|&threads| run(threads)).collect();
-        check_all::<f32>(&case, &executions);
-        let numbers = |threads| {
+        let numbers = |execution| {
             let noise = Noise { seed: 7, draw: 0, rows: Rows::From(0) };
             let mut normals = vec![0.0; case.elements()];
-            noise::sample::<Normal>(run(threads), &noise, shape.0, shape.1, &mut normals);
+            noise::sample::<Normal>(execution, &noise, shape.0, shape.1, &mut normals);
             bits(&normals)
         };
-        assert_eq!(numbers(1), numbers(3));
+        let expected = (everything(run(1), &case, &inputs), numbers(run(1)));
+        let compare = |threads| {
+            let results = (everything(run(threads), &case, &inputs), numbers(run(threads)));
+            assert_eq!(expected, results, "{threads} threads on {shape:?}");
+        };
+        let counts: &[usize] = if cfg!(miri) { &[3] } else { &[2, 8] };
+        for &threads in counts {
+            assert_eq!(threads::used_by(|| compare(threads)), threads, "lent for {shape:?}");
+            assert_eq!(threads::started_by(|| compare(threads)), threads, "started for {shape:?}");
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the kernels are tried on: shapes, distances of rows, values, dtypes and ways to run.
 //!
 //! A test of a kernel draws a [`Case`] (and an extent of its values), fills a [`Grid`] for every input, and runs the
-//! kernel under every one of [`executions`].
+//! kernel [`under_every_execution`].
 
 #![allow(dead_code, reason = "every test file takes what it needs")]
+
+pub(crate) mod threads;
 
 use fastvae_core::{Element, Execution, Level, Matrix, noise};
 use half::{bf16, f16};
@@ -42,9 +44,15 @@ pub(crate) fn shapes() -> BoxedStrategy<(usize, usize)> {
         (1_usize..3, SEGMENT - 1..=SEGMENT + 1),
         (SEGMENT - 1..=SEGMENT + 1, Just(1_usize)),
         (SEGMENT / 4 - 1..=SEGMENT / 4 + 1, Just(4_usize)),
-        (Just(2_usize), Just(40_000_usize)),
     ];
-    prop_oneof![small, large].boxed()
+    // Enough for two threads, and for three.
+    let shared = prop_oneof![
+        (Just(2_usize), Just(40_000_usize)),
+        (7_usize..=8, 16_390_usize..=16_400),
+        (130_usize..=140, 783_usize..=785),
+        (33_000_usize..=33_010, Just(3_usize)),
+    ];
+    prop_oneof![4 => small, 3 => large, 1 => shared].boxed()
 }
 
 /// How far apart the rows of one input are.
@@ -94,7 +102,7 @@ pub(crate) fn extents() -> impl Strategy<Value = Extent> {
 
 impl Extent {
     /// A value, from any 64 bits.
-    fn value(self, bits: u64) -> f64 {
+    pub(crate) fn value(self, bits: u64) -> f64 {
         let symmetric = (bits >> 11) as f64 * 2.0_f64.powi(-52) - 1.0;
         if self == Extent::Extreme {
             match bits % 64 {
@@ -244,12 +252,27 @@ impl Case {
 }
 
 /// Every level of this processor, alone and with threads.
-pub(crate) fn executions() -> Vec<Execution> {
+fn executions() -> Vec<Execution> {
     let threads = [1, 3];
     Level::available()
         .into_iter()
         .flat_map(|level| threads.map(|threads| Execution { level, threads }))
         .collect()
+}
+
+/// Runs kernels in every way there is, and makes sure that several threads worked where so many elements pay for them.
+pub(crate) fn under_every_execution(elements: usize, mut kernels: impl FnMut(Execution)) {
+    for execution in executions() {
+        let used = threads::used_by(|| kernels(execution));
+        let several = execution.threads > 1 && threads::pay(elements);
+        assert!(used <= execution.threads, "{used} threads under {execution:?}");
+        assert!(used > 1 || !several, "one thread did {elements} elements alone, under {execution:?}");
+    }
+}
+
+/// One thread at the level that every processor has: what all other ways to run are compared with.
+pub(crate) fn plain() -> Execution {
+    Execution { level: Level::PORTABLE, threads: 1 }
 }
 
 /// Bits, with one bit pattern for all NaN: which one an operation on two gives is not specified.

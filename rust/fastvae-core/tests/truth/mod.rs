@@ -88,7 +88,7 @@ impl Truth {
     /// Says what is wrong with a result, if anything is.
     ///
     /// `math` is the format that it was computed in, `stored` the one that it was rounded to.
-    fn complaint(self, got: f64, math: Format, stored: Format) -> Option<String> {
+    pub(crate) fn complaint(self, got: f64, math: Format, stored: Format) -> Option<String> {
         let Self { value, tolerance, early_overflow } = self;
         let narrow = stored.digits < math.digits;
         let rounding = if narrow { stored.ulp(value.abs() + tolerance) / 2.0 } else { 0.0 };
@@ -117,9 +117,15 @@ pub(crate) fn check<T: Dtype>(what: &str, got: impl Into<f64>, truth: Truth, sto
     }
 }
 
-/// The sum of values that are not negative, as the kernels make it: eight at a time in the arithmetic, then in `f64`.
+/// A sum as the kernels make it: eight values at a time in the arithmetic, then in `f64`, and rounded.
 pub(crate) fn sum(parts: &[Truth], math: Format) -> Truth {
-    let (mut value, mut lost, mut tolerance) = (0.0_f64, 0.0, 0.0);
+    sum_rounded(parts.iter().copied(), math, 8)
+}
+
+/// A sum in which so many roundings of the arithmetic follow each other; all others are of `f64`.
+pub(crate) fn sum_rounded(parts: impl IntoIterator<Item = Truth>, math: Format, roundings: u32) -> Truth {
+    let (mut value, mut lost, mut magnitude, mut tolerance) = (0.0_f64, 0.0, 0.0, 0.0);
+    let (mut count, mut early_overflow) = (0.0, false);
     for part in parts {
         // What an addition rounds away (Neumaier), so that the truth has no error of its own.
         let next = value + part.value;
@@ -129,14 +135,16 @@ pub(crate) fn sum(parts: &[Truth], math: Format) -> Truth {
             (part.value - next) + value
         };
         value = next;
+        magnitude += part.value.abs();
         tolerance += part.tolerance;
+        count += 1.0;
+        early_overflow |= part.early_overflow;
     }
     if value.is_finite() {
         value += lost;
     }
-    let relative = 8.0 * math.epsilon() + parts.len() as f64 * f64::EPSILON / 2.0;
-    let early_overflow = parts.iter().any(|part| part.early_overflow);
-    Truth { value, tolerance: tolerance + relative * value, early_overflow }
+    let relative = f64::from(roundings) * math.epsilon() + count * f64::EPSILON / 2.0;
+    Truth { value, tolerance: tolerance + relative * magnitude, early_overflow }
 }
 
 /// e^x * factor, also where e^x alone is out of the range of `f64`.

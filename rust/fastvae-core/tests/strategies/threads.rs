@@ -1,0 +1,63 @@
+//! Threads that are lent to the kernels, which use several of those long before they would start any.
+
+use super::SEGMENT;
+use fastvae_core::lend_pool;
+use std::cell::Cell;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Elements for which a kernel takes another thread that is lent, as `split.rs` has it.
+const PER_THREAD: usize = if cfg!(miri) { 1 << 8 } else { 1 << 15 };
+
+/// Whether a kernel has several threads work on so many elements: they pay, and are in more than one span.
+pub(crate) fn pay(elements: usize) -> bool {
+    elements >= 2 * PER_THREAD.max(SEGMENT)
+}
+
+thread_local! {
+    /// The most threads that did the work of one call, of the calls that this thread makes.
+    static MOST: Cell<usize> = const { Cell::new(1) };
+    /// Whether this thread's calls are lent nothing, and start threads of their own.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does the work on so many threads at a time.
+fn pool(threads: usize, work: &(dyn Fn() + Sync)) -> bool {
+    if REFUSED.get() {
+        // They will be started.
+        MOST.set(MOST.get().max(threads));
+        return false;
+    }
+    let (begun, together) = (AtomicUsize::new(0), Barrier::new(threads));
+    let take_part = || {
+        begun.fetch_add(1, Ordering::Relaxed);
+        // Else the first could have done everything before the second is there.
+        together.wait();
+        work();
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(take_part);
+        }
+        take_part();
+    });
+    MOST.set(MOST.get().max(begun.into_inner()));
+    true
+}
+
+/// The most threads that did the work of one of the calls that a function makes; it is lent as many as it asks for.
+pub(crate) fn used_by(calls: impl FnOnce()) -> usize {
+    lend_pool(pool);
+    MOST.set(1);
+    calls();
+    MOST.get()
+}
+
+/// The same where nothing is lent, so that kernels start threads, but for as few elements.
+pub(crate) fn started_by(calls: impl FnOnce()) -> usize {
+    REFUSED.set(true);
+    let most = used_by(calls);
+    REFUSED.set(false);
+    most
+}
