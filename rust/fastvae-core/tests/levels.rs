@@ -170,7 +170,8 @@ proptest! {
 #[test]
 fn threads_give_the_same_bits_lent_or_started() {
     // Under Miri, which is slow and finds races in any case, less pays for a thread (`split.rs`).
-    let shapes = if cfg!(miri) { vec![(2, 16_400)] } else { vec![(1, 300_001), (300_001, 1), (19, 16_401)] };
+    // 2^18 elements pay for one that is started, so the last shape has work for three.
+    let shapes = if cfg!(miri) { vec![(2, 16_400)] } else { vec![(1, 300_001), (300_001, 1), (49, 16_401)] };
     for shape in shapes {
         let distances = [Distance::Gap(0); 6];
         let case = Case { shape, distances, seed: 7, extent: Extent::Ordinary };
@@ -190,7 +191,7 @@ fn threads_give_the_same_bits_lent_or_started() {
         let counts: &[usize] = if cfg!(miri) { &[3] } else { &[2, 8] };
         for &threads in counts {
             assert_eq!(threads::used_by(|| compare(threads)), threads, "lent for {shape:?}");
-            assert_eq!(threads::started_by(|| compare(threads)), threads, "started for {shape:?}");
+            threads::with_none_lent(|| compare(threads));
         }
     }
 }

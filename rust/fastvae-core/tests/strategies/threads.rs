@@ -18,15 +18,13 @@ pub(crate) fn pay(elements: usize) -> bool {
 thread_local! {
     /// The most threads that did the work of one call, of the calls that this thread makes.
     static MOST: Cell<usize> = const { Cell::new(1) };
-    /// Whether this thread's calls are lent nothing, and start threads of their own.
+    /// Whether this thread's calls are lent nothing.
     static REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Does the work on so many threads at a time.
 fn pool(threads: usize, work: &(dyn Fn() + Sync)) -> bool {
     if REFUSED.get() {
-        // They will be started.
-        MOST.set(MOST.get().max(threads));
         return false;
     }
     let (begun, together) = (AtomicUsize::new(0), Barrier::new(threads));
@@ -54,10 +52,10 @@ pub(crate) fn used_by(calls: impl FnOnce()) -> usize {
     MOST.get()
 }
 
-/// The same where nothing is lent, so that kernels start threads, but for as few elements.
-pub(crate) fn started_by(calls: impl FnOnce()) -> usize {
+/// Makes calls that are lent nothing, as in a forked process: they start threads for much work (`split.rs`).
+pub(crate) fn with_none_lent(calls: impl FnOnce()) {
+    lend_pool(pool);
     REFUSED.set(true);
-    let most = used_by(calls);
+    calls();
     REFUSED.set(false);
-    most
 }
