@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,6 +238,39 @@ def test_nothing_but_parameters_and_seed_is_saved():
         fused(mu, logvar)
     assert [t.data_ptr() for t in saved[:2]] == [mu.data_ptr(), logvar.data_ptr()]
     assert [t.numel() for t in saved[2:]] == [1]
+
+
+MEMORY = """
+import sys
+sys.path.insert(0, {benches!r})
+import torch
+import harness
+from fastvae import functional as F
+mu, logvar = (torch.randn(1024, 128, requires_grad=True) for _ in range(2))
+incoming = torch.randn(50, 1024, 128), torch.randn(50, 1024)
+def forward(_=None):
+    return F.reparametrize_log_weight(mu, logvar, num_samples=50, seed=3)
+def backward(outputs):
+    return torch.autograd.grad(outputs, (mu, logvar), incoming)
+candidates = dict(
+    forward=harness.Candidate("forward", forward), backward=harness.Candidate("backward", backward, forward)
+)
+print(harness.peak_bytes(candidates[{kind!r}]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets a process's peak of resident memory")
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+def test_nothing_as_large_as_z_is_made_beside_it(kind):
+    """Forward adds z and the weights to memory, backward two gradients without samples."""
+    script = MEMORY.format(benches=str(Path(__file__).parents[1] / "benches"), kind=kind)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    if run.stdout.strip() == "None":
+        pytest.skip("this system does not let a process reset its peak")
+    z, per_sample, parameter = 50 * 1024 * 128 * 4, 50 * 1024 * 4, 1024 * 128 * 4
+    results = z + per_sample if kind == "forward" else 2 * parameter
+    # Pages, what the allocator rounds to, and stacks of threads; a temporary would be another 25 MiB.
+    assert results * 0.9 <= int(run.stdout) <= results + 4 * 2**20
 
 
 def strided_forms(values):
