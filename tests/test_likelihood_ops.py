@@ -329,6 +329,95 @@ def test_gaussian_against_the_reference(case, chosen, shared, kind, dtype):
         close(a, b, dtype, float(mean.numel()) if a.numel() == 1 else 1.0)
 
 
+# Any values
+
+
+def values_of(*special: float, low: float = -1e38, high: float = 1e38) -> st.SearchStrategy[list[float]]:
+    """Some numbers of any size, evenly over the logarithm of it, and some that are worth a try."""
+    sizes = st.builds(lambda sign, power: sign * 10.0**power, st.sampled_from([-1, 1]), st.floats(-44, 37.9))
+    one = st.one_of(st.sampled_from([0.0, -0.0, 2.0**-149, 2.0**-126, 1.0, *special]), sizes)
+    return st.lists(one.map(lambda value: min(max(value, low), high)), max_size=12)
+
+
+def strewn(extremes: list[float], shape, dtype: torch.dtype) -> torch.Tensor:
+    """Normal numbers, with the extremes in some places."""
+    values = torch.randn(shape, dtype=torch.float64)
+    flat, places = values.view(-1), torch.randperm(values.numel())[: len(extremes)]
+    flat[places] = torch.tensor(extremes, dtype=torch.float64)[: len(places)]
+    largest = torch.finfo(dtype).max
+    return values.clamp(-largest, largest).to(dtype)
+
+
+def assert_right(got, truth, size, *, largest_term=None, terms: int = 1) -> None:
+    """Within 1e-6 of a size and the dtype's rounding; infinite only where a term is as large as they get."""
+    information = torch.finfo(got.dtype)
+    largest_term = size if largest_term is None else largest_term
+    rounding = 0.0 if got.dtype == torch.float32 else information.eps / 2 * truth.abs()
+    floor = max(terms * SMALLEST, information.smallest_normal * information.eps)
+    near = (got.double() - truth).abs() <= BOUND * size + rounding + floor
+    beyond = (got == truth.sign() * math.inf) & (largest_term > information.max / 4)
+    assert bool((near | beyond).all()), (got[~(near | beyond)], truth[~(near | beyond)])
+
+
+shapes = st.sampled_from([(1, 1), (3, 5), (2, 16), (4, 17), (2, 130), (1, 1025)])
+narrow = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+seeds = st.integers(0, 2**32 - 1)
+logits_of_any_size = values_of(-17.4, 17.4, 87.4, -88.8, 104.0, 3e38, -3e38, low=-3e38, high=3e38)
+
+
+@given(shapes, logits_of_any_size, st.sampled_from(KINDS), narrow, seeds)
+def test_bernoulli_of_any_logits(shape, extremes, kind, dtype, seed):
+    """Values and gradients against float64, whatever stands beside what in a row."""
+    torch.manual_seed(seed)
+    logits = strewn(extremes, shape, dtype).requires_grad_()
+    target, largest, x = data(kind, shape)
+    log_prob = F.bernoulli_log_prob(logits, target, target_max=largest)
+    truth = bernoulli_truth(logits.detach(), x).sum(-1)
+    assert log_prob.dtype == torch.float32
+    assert float(log_prob.detach().max()) <= 0
+    assert_right(log_prob.detach(), truth, truth.abs(), terms=shape[-1])
+    upstream = torch.randn(shape[0])
+    (grad,) = torch.autograd.grad(log_prob, logits, upstream)
+    slope, size = bernoulli_slope(logits.detach(), x)
+    g = upstream.double().unsqueeze(-1)
+    assert_right(grad, g * slope, g.abs() * size)
+
+
+# 1 / sigma is a number of float32 from here on.
+LOWEST_LOGVAR = -170.0
+# The distance to a byte is counted in steps of 1/255, whose number has to be one of float32.
+LARGEST_MEAN = 1.3e36
+means_of_any_size = values_of(0.5, 1e19, -1e19, low=-LARGEST_MEAN, high=LARGEST_MEAN)
+logvars_of_any_size = values_of(-169.9, -87.4, 87.4, 104.0, 150.0, 176.0, 207.0, low=LOWEST_LOGVAR)
+
+
+@given(shapes, means_of_any_size, logvars_of_any_size, st.booleans(), st.sampled_from(KINDS), narrow, seeds)
+def test_gaussian_of_any_parameters(shape, means, logvars, shared, kind, dtype, seed):
+    """Values and gradients against float64, of one log-variance too."""
+    torch.manual_seed(seed)
+    mean = strewn(means, shape, dtype).requires_grad_()
+    if shared:
+        logvar = strewn(logvars, (), torch.float32).requires_grad_()
+    else:
+        logvar = strewn(logvars, shape, dtype).requires_grad_()
+    target, largest, x = data(kind, shape)
+    log_prob = F.gaussian_log_prob(mean, logvar, target, target_max=largest)
+    m, l = mean.detach().double(), logvar.detach().double()
+    truth, size = gaussian_terms(m, l, x)
+    assert log_prob.dtype == torch.float32
+    assert_right(log_prob.detach(), truth.sum(-1), size.sum(-1))
+    # Of one sign where infinite terms may be added up.
+    upstream = torch.rand(shape[0]) + 0.5 if shared else torch.randn(shape[0])
+    grads = torch.autograd.grad(log_prob, (mean, logvar), upstream)
+    g, square = upstream.double().unsqueeze(-1), (x - m) ** 2 * (-l).exp()
+    slope = g * (x - m) * (-l).exp()
+    assert_right(grads[0], slope, slope.abs())
+    truth, size = 0.5 * g * (square - 1), 0.5 * g.abs() * (square + 1)
+    if shared:
+        truth, size, square = truth.sum(), size.sum(), square.max()
+    assert_right(grads[1], truth, size, largest_term=square)
+
+
 def everything(logits, logvar, target, **options) -> list[torch.Tensor]:
     """Values and gradients of both operations, with incoming gradients that are not 1."""
     logits, logvar = logits.detach().requires_grad_(), logvar.detach().requires_grad_()
