@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import subprocess
@@ -548,33 +547,6 @@ def test_one_log_variance_of_any_shape(shape):
         assert_within(log_prob, *events)
         (grad,) = torch.autograd.grad(log_prob.sum(), logvar)
         assert (grad.shape, grad.dtype) == (shape, torch.float32)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_finishes(threads):
-    """DataLoader workers fork after the parent has used its threads; none of them may be waited for."""
-    threads(2)
-    logits, target = torch.randn(1000, 700), torch.randint(0, 256, (1000, 700), dtype=torch.uint8)
-
-    def digest():
-        values = F.bernoulli_log_prob(logits, target, target_max=255).numpy().tobytes()
-        return hashlib.sha256(
-            values + F.gaussian_log_prob(logits, 0.5, target, target_max=255).numpy().tobytes()
-        )
-
-    expected = digest().digest()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(write, b"same" if digest().digest() == expected else b"other")
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        assert pipe.read() == b"same"
-    os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize("level", _core.levels()[1:])

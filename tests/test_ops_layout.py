@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given
@@ -248,25 +246,3 @@ def test_more_than_2_to_the_31_elements():
     kl = F.gaussian_kl(mu.expand(rows, columns), mu.expand(rows, columns))
     assert kl.shape == (rows,)
     assert torch.equal(kl, F.gaussian_kl(mu, mu).expand(rows))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_finishes(threads):
-    """DataLoader workers fork after the parent has used its threads; none of them may be waited for."""
-    threads(2)
-    mu, logvar = torch.randn(1000, 700), torch.randn(1000, 700)
-    z = F.reparametrize(mu, logvar, seed=1).numpy().tobytes()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            # Only our own threads: torch's would wait for ones that the child has not inherited.
-            same = F.reparametrize(mu, logvar, seed=1).numpy().tobytes() == z
-            os.write(write, b"same" if same else b"other")
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        assert pipe.read() == b"same"
-    os.waitpid(child, 0)
