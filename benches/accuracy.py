@@ -1,5 +1,9 @@
 """How exact every operation is: the largest error of its values and gradients, relative and in ulps.
 
+Both are beside the result where all terms have one sign, and beside the sum of the sizes of the terms where
+they may cancel: what is left of them can be as small as one likes, and an error that is an ulp of a term is
+then many of the result.
+
 float32, bfloat16 and float16 against the formulas in float64 on a million numbers each, float64 against fifty
 digits on two thousand. The inputs reach from 1e-8 to 20 in size, on both sides of zero (float16: from 1e-4 to
 6), and are exact: the truth is that of the number which the dtype holds.
@@ -25,6 +29,7 @@ import machine
 import report
 from exact import Arithmetic, Array, FiftyDigits, Float64
 from fastvae import functional, noise
+from fastvae.ops.layout import OPMATH
 from fastvae.ops.noise.reference import words
 
 DTYPES = {
@@ -83,6 +88,10 @@ class Numbers:
         """Gradients that come in: between 1/2 and 1, so that none makes a result small."""
         return (0.5 + 0.5 * self._uniform(shape)).to(dtype or self.dtype)
 
+    def between(self, *shape: int) -> Tensor:
+        """Numbers between 0 and 1, in the dtype of the arithmetic."""
+        return self._uniform(shape).to(OPMATH[self.dtype]).requires_grad_()
+
     def pixels(self, *shape: int) -> Tensor:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=self._generator)
 
@@ -115,6 +124,14 @@ def normals(numbers: Numbers) -> Iterator[Quantity]:
     )
 
 
+def uniforms(numbers: Numbers) -> Iterator[Quantity]:
+    """24 bits of the contract's words: rounded in half precision alone."""
+    got = noise.uniform((numbers.rows, ROW), SEED, dtype=numbers.dtype)
+    parts = words(torch.arange(numbers.rows), ROW, torch.tensor(SEED), 0)
+    truth = torch.stack([(part >> 8).double() / 2**24 for part in parts], -1)
+    yield Quantity("noise.uniform", "value", got, numbers.exact.array(truth.view(numbers.rows, ROW)))
+
+
 def gaussian_kl(numbers: Numbers) -> Iterator[Quantity]:
     name = "gaussian_kl"
     mu, logvar = (numbers.signed(numbers.rows, ROW) for _ in range(2))
@@ -126,6 +143,34 @@ def gaussian_kl(numbers: Numbers) -> Iterator[Quantity]:
     truth = (e.expm1_minus(l) + m * m) / 2
     yield Quantity(name, "one dimension", kl, truth)
     yield Quantity(name, "sum of a row", functional.gaussian_kl(mu, logvar), truth.sum(-1))
+    yield Quantity(name, "gradient of mu", grads[0], g * m)
+    yield Quantity(name, "gradient of logvar", grads[1], g * e.expm1(l) / 2)
+    mean = functional.gaussian_kl(mu, logvar, reduction="dimension")
+    incoming = numbers.weights(ROW, dtype=mean.dtype)
+    grads = torch.autograd.grad(mean, (mu, logvar), incoming)
+    g = e.array(incoming) / numbers.rows
+    yield Quantity(name, "mean of a dimension", mean, truth.sum(0) / numbers.rows)
+    yield Quantity(name, "gradient of mu from it", grads[0], g * m)
+    yield Quantity(name, "gradient of logvar from it", grads[1], g * e.expm1(l) / 2)
+
+
+def free_bits(numbers: Numbers) -> Iterator[Quantity]:
+    """With a floor that half of the groups reach, in a wide gap of theirs: rounding moves none over it."""
+    name, group = "gaussian_kl, free bits", 4
+    mu, logvar = (numbers.signed(numbers.rows, ROW) for _ in range(2))
+    e = numbers.exact
+    m, l = map(e.array, (mu, logvar))  # noqa: E741
+    groups = ((e.expm1_minus(l) + m * m) / 2).reshape(numbers.rows, -1, group).sum(-1)
+    ordered = np.sort(as_float(groups), axis=None)
+    middle = ordered[len(ordered) * 4 // 10 : len(ordered) * 6 // 10]
+    widest = int((middle[1:] / middle[:-1]).argmax())
+    floor = float(np.sqrt(middle[widest] * middle[widest + 1]))
+    kl = functional.gaussian_kl(mu, logvar, free_bits=floor, group_size=group)
+    incoming = numbers.weights(numbers.rows, dtype=kl.dtype)
+    grads = torch.autograd.grad(kl, (mu, logvar), incoming)
+    above = as_float(groups) > floor
+    g = e.array(incoming.unsqueeze(-1)) * np.repeat(above, group, axis=-1)
+    yield Quantity(name, "sum of a row", kl, np.where(above, groups, floor).sum(-1))
     yield Quantity(name, "gradient of mu", grads[0], g * m)
     yield Quantity(name, "gradient of logvar", grads[1], g * e.expm1(l) / 2)
 
@@ -208,41 +253,58 @@ def reparametrize_log_weight(numbers: Numbers) -> Iterator[Quantity]:
 
 
 def bernoulli_log_prob(numbers: Numbers) -> Iterator[Quantity]:
-    name = "bernoulli_log_prob"
-    logits, target = numbers.signed(numbers.rows, ROW), numbers.pixels(numbers.rows, ROW)
-    value = functional.bernoulli_log_prob(logits, target, target_max=255)
-    incoming = numbers.weights(numbers.rows, dtype=value.dtype)
-    (grad,) = torch.autograd.grad(value, logits, incoming)
+    """Of pixels, and of targets that are floating-point numbers."""
     e = numbers.exact
-    l, g = e.array(logits), e.array(incoming.unsqueeze(-1))  # noqa: E741
-    x = e.array(target) / 255
-    # Two terms that are never positive: x log p + (1 - x) log(1 - p).
-    yield Quantity(name, "sum of a row", value, -(x * e.softplus(-l) + (1 - x) * e.softplus(l)).sum(-1))
-    p = 1 / (1 + e.exp(-l))
-    yield Quantity(name, "gradient of logits", grad, g * (x - p), g * (x + p))
+    logits = numbers.signed(numbers.rows, ROW)
+    l = e.array(logits)  # noqa: E741
+    pixels, values = numbers.pixels(numbers.rows, ROW), numbers.between(numbers.rows, ROW)
+    for name, target, largest, x in (
+        ("bernoulli_log_prob", pixels, 255, e.array(pixels) / 255),
+        ("bernoulli_log_prob, float targets", values, None, e.array(values)),
+    ):
+        value = functional.bernoulli_log_prob(logits, target, target_max=largest)
+        each = functional.bernoulli_log_prob(logits, target, target_max=largest, event_dims=0)
+        incoming = numbers.weights(numbers.rows, dtype=value.dtype)
+        wanted = (logits, target) if target.requires_grad else (logits,)
+        grads = torch.autograd.grad(value, wanted, incoming)
+        g = e.array(incoming.unsqueeze(-1))
+        # Two terms that are never positive: x log p + (1 - x) log(1 - p).
+        truth = -(x * e.softplus(-l) + (1 - x) * e.softplus(l))
+        p = 1 / (1 + e.exp(-l))
+        yield Quantity(name, "one pixel", each, truth)
+        yield Quantity(name, "sum of a row", value, truth.sum(-1))
+        yield Quantity(name, "gradient of logits", grads[0], g * (x - p), g * (x + p))
+        if target.requires_grad:
+            yield Quantity(name, "gradient of targets", grads[1], g * l)
 
 
 def gaussian_log_prob(numbers: Numbers) -> Iterator[Quantity]:
-    name = "gaussian_log_prob"
-    mean, logvar = (numbers.signed(numbers.rows, ROW) for _ in range(2))
-    target = numbers.pixels(numbers.rows, ROW)
-    value = functional.gaussian_log_prob(mean, logvar, target, target_max=255)
-    incoming = numbers.weights(numbers.rows, dtype=value.dtype)
-    grads = torch.autograd.grad(value, (mean, logvar), incoming)
+    """Of pixels, with a log-variance for each, and with one for all."""
     e = numbers.exact
-    m, l, g = map(e.array, (mean, logvar, incoming.unsqueeze(-1)))  # noqa: E741
-    x = e.array(target) / 255
-    precision = e.exp(-l)
-    square, constant = (x - m) ** 2 * precision, e.log(2 * e.pi)
-    yield Quantity(
-        name,
-        "sum of a row",
-        value,
-        -(l + square + constant).sum(-1) / 2,
-        (abs(l) + square + constant).sum(-1) / 2,
-    )
-    yield Quantity(name, "gradient of mean", grads[0], g * (x - m) * precision, g * (x + abs(m)) * precision)
-    yield Quantity(name, "gradient of logvar", grads[1], g * (square - 1) / 2, g * (square + 1) / 2)
+    mean = numbers.signed(numbers.rows, ROW)
+    target = numbers.pixels(numbers.rows, ROW)
+    m, x = e.array(mean), e.array(target) / 255
+    for name, logvar in (
+        ("gaussian_log_prob", numbers.signed(numbers.rows, ROW)),
+        ("gaussian_log_prob, one logvar", torch.tensor(-1.3, dtype=OPMATH[numbers.dtype]).requires_grad_()),
+    ):
+        value = functional.gaussian_log_prob(mean, logvar, target, target_max=255)
+        each = functional.gaussian_log_prob(mean, logvar, target, target_max=255, event_dims=0)
+        incoming = numbers.weights(numbers.rows, dtype=value.dtype)
+        grads = torch.autograd.grad(value, (mean, logvar), incoming)
+        l, g = e.array(logvar), e.array(incoming.unsqueeze(-1))  # noqa: E741
+        precision = e.exp(-l)
+        square, constant = (x - m) ** 2 * precision, e.log(2 * e.pi)
+        truth, size = -(l + square + constant) / 2, (abs(l) + square + constant) / 2
+        yield Quantity(name, "one pixel", each, truth, size)
+        yield Quantity(name, "sum of a row", value, truth.sum(-1), size.sum(-1))
+        yield Quantity(
+            name, "gradient of mean", grads[0], g * (x - m) * precision, g * (x + abs(m)) * precision
+        )
+        truth, size = g * (square - 1) / 2, g * (square + 1) / 2
+        if logvar.dim() == 0:
+            truth, size = np.asarray(truth.sum()), np.asarray(size.sum())
+        yield Quantity(name, "gradient of logvar", grads[1], truth, size)
 
 
 def gather_batch(numbers: Numbers) -> Iterator[Quantity]:
@@ -264,7 +326,9 @@ def gather_batch(numbers: Numbers) -> Iterator[Quantity]:
 
 OPERATIONS = (
     normals,
+    uniforms,
     gaussian_kl,
+    free_bits,
     gaussian_kl_prior,
     reparametrize_kl,
     reparametrize_log_weight,
@@ -278,7 +342,9 @@ OPERATIONS = (
 
 
 def errors(quantity: Quantity, exact: Arithmetic) -> tuple[float, float]:
-    """The largest error of a result: relative, and in units of the last place that its dtype has there.
+    """The largest error of a result: relative to its size, and in units of the last place of its dtype there.
+
+    The size is the quantity's own: the truth, or the sum of the sizes of its terms.
 
     Numbers below the normal range of the dtype count in ulps only: they have no relative precision.
     """
@@ -331,7 +397,7 @@ def run(counts: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def line(row: dict[str, Any]) -> str:
-    name = f"{row['operation']:<25} {row['result']:<25} {row['dtype']:<9}"
+    name = f"{row['operation']:<33} {row['result']:<26} {row['dtype']:<9}"
     return f"{name} {row['relative_error']:>9} of {row['beside']:<10} {row['ulps']:>8} ulps"
 
 
@@ -347,8 +413,9 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         [
             "# Accuracy\n",
             report.source(rows[0]),
-            "The largest error relative to the size named, in brackets in units of the last place of the",
-            "result (and its dtype, where that is wider). `benches/accuracy.py` says on which numbers.\n",
+            "The largest error relative to the size named: the result, or the sum of the sizes of its terms",
+            "where they may cancel. In brackets in units of the last place, at that size, of the result's",
+            "dtype (and that dtype, where it is wider). `benches/accuracy.py` says on which numbers.\n",
             report.markdown_table(
                 ["", "relative to", *dtypes],
                 (

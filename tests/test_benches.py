@@ -334,12 +334,16 @@ def test_accuracy_has_every_operation_and_stays_within_its_bounds(tmp_path: Path
     rows = accuracy.run({"float32": 2000, "float64": 200, "bfloat16": 2000, "float16": 2000})
     assert {row["operation"] for row in rows} == {
         "noise.normal",
+        "noise.uniform",
         "gaussian_kl",
+        "gaussian_kl, free bits",
         "gaussian_kl, given prior",
         "reparametrize_kl",
         "reparametrize_log_weight",
         "bernoulli_log_prob",
+        "bernoulli_log_prob, float targets",
         "gaussian_log_prob",
+        "gaussian_log_prob, one logvar",
         "gather_batch",
     }
     bounds = {"float32": 1e-6, "float64": 1e-14, "bfloat16": 2**-7, "float16": 2**-10}
