@@ -9,7 +9,9 @@ All train the same network (784-H...-codes-...H-784, ReLU) for the same number o
 with Adam at 1e-3 and the Bernoulli likelihood of gray pixels: of the ways to treat pixels the one that all of
 them can do without changes. What is timed is the whole way from an array of bytes in memory to a trained
 model, after a training on a few rows that loads what is loaded lazily. Each run is a process of its own; the
-candidates take turns, and figures are medians over the rounds.
+candidates take turns, and figures are medians over the rounds. Each round has a seed of its own, the same for
+all candidates: the bounds that a network reaches in one epoch depend on it, so they have their lowest and
+highest beside them.
 
     python3 tasks.py bench-training                 all, with pythae installed
     python benches/bench_training.py --quick        few samples, printed only
@@ -29,7 +31,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,11 +45,13 @@ import fastvae
 import harness
 import machine
 import report
+from comparison import Target, judge
 from fastvae.data.idx import read_idx
 from plain import PIXELS, PlainVAE, dense, held_out_elbo
 
 RATE = 1e-3
 SEED = 0
+"""Of the noise that models are evaluated with, and of the first round; the next ones count on from it."""
 SAMPLES = 60_000
 HELD_OUT = 10_000
 DRAWS = 2
@@ -59,21 +63,24 @@ PLAIN, TUNED, PYTHAE, FASTVAE = "plain torch", "tuned torch", "pythae", "fastvae
 
 @dataclass(frozen=True)
 class Configuration:
-    """A network and its batches."""
+    """A network, its batches, and what is asked of fastvae there."""
 
     hidden: tuple[int, ...]
     codes: int
     batch_size: int
+    targets: tuple[Target, ...] = ()
 
     @property
     def name(self) -> str:
         return f"{'-'.join(map(str, (PIXELS, *self.hidden, self.codes)))}, batch {self.batch_size}"
 
 
+NEVER_SLOWER = Target(1, TUNED)
+THRICE = (Target(3, PLAIN), Target(3, PYTHAE), NEVER_SLOWER)
 CONFIGURATIONS = {
-    "200-200-50-batch-20": Configuration((200, 200), 50, 20),
-    "200-200-50-batch-100": Configuration((200, 200), 50, 100),
-    "400-20-batch-128": Configuration((400,), 20, 128),
+    "200-200-50-batch-20": Configuration((200, 200), 50, 20, THRICE),
+    "200-200-50-batch-100": Configuration((200, 200), 50, 100, THRICE),
+    "400-20-batch-128": Configuration((400,), 20, 128, (NEVER_SLOWER,)),
 }
 QUICK = ["400-20-batch-128"]
 
@@ -89,14 +96,15 @@ class Trained:
     """To logits."""
 
 
-Train: TypeAlias = Callable[[np.ndarray, Configuration], Trained]
+Train: TypeAlias = Callable[[np.ndarray, Configuration, int], Trained]
+"""Of pixels and a network, from a seed."""
 
 
 # ------------------------------------------------------------------------------------------------ candidates
 
 
-def train_plain(pixels: np.ndarray, configuration: Configuration) -> Trained:
-    torch.manual_seed(SEED)
+def train_plain(pixels: np.ndarray, configuration: Configuration, seed: int) -> Trained:
+    torch.manual_seed(seed)
     images = torch.from_numpy(pixels).float() / 255
     loader = DataLoader(TensorDataset(images), batch_size=configuration.batch_size, shuffle=True)
     model = PlainVAE(configuration.hidden, configuration.codes)
@@ -112,8 +120,8 @@ def train_plain(pixels: np.ndarray, configuration: Configuration) -> Trained:
     return Trained(-total / len(images), model.encoder, model.decoder)
 
 
-def train_tuned(pixels: np.ndarray, configuration: Configuration) -> Trained:
-    torch.manual_seed(SEED)
+def train_tuned(pixels: np.ndarray, configuration: Configuration, seed: int) -> Trained:
+    torch.manual_seed(seed)
     images = torch.from_numpy(pixels)
     model = PlainVAE(configuration.hidden, configuration.codes)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
@@ -128,7 +136,7 @@ def train_tuned(pixels: np.ndarray, configuration: Configuration) -> Trained:
     return Trained(-float(total) / len(images), model.encoder, model.decoder)
 
 
-def train_pythae(pixels: np.ndarray, configuration: Configuration) -> Trained:
+def train_pythae(pixels: np.ndarray, configuration: Configuration, seed: int) -> Trained:
     # Their pipeline, with networks of the same size in place of its own; it trains and saves a model at the
     # end, as it always does, here into a folder that is thrown away.
     from pythae.models import VAE, VAEConfig  # noqa: PLC0415
@@ -163,7 +171,7 @@ def train_pythae(pixels: np.ndarray, configuration: Configuration) -> Trained:
         def on_log(self, _config: object, logs: dict[str, float], **_: object) -> None:
             losses.append(logs["train_epoch_loss"])
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     config = VAEConfig(input_dim=(PIXELS,), latent_dim=codes, reconstruction_loss="bce")
     model = VAE(config, encoder=Encoder(), decoder=Decoder())
     with tempfile.TemporaryDirectory() as folder, silence():
@@ -173,7 +181,7 @@ def train_pythae(pixels: np.ndarray, configuration: Configuration) -> Trained:
             learning_rate=RATE,
             per_device_train_batch_size=configuration.batch_size,
             optimizer_cls="Adam",
-            seed=SEED,
+            seed=seed,
             no_cuda=True,
         )
         pipeline = TrainingPipeline(training_config=trainer, model=model)
@@ -182,7 +190,7 @@ def train_pythae(pixels: np.ndarray, configuration: Configuration) -> Trained:
     return Trained(-losses[-1], best.encoder.layers, best.decoder.layers)
 
 
-def train_fastvae(pixels: np.ndarray, configuration: Configuration) -> Trained:
+def train_fastvae(pixels: np.ndarray, configuration: Configuration, seed: int) -> Trained:
     result = fastvae.train(
         pixels,
         latent_dim=configuration.codes,
@@ -192,7 +200,7 @@ def train_fastvae(pixels: np.ndarray, configuration: Configuration) -> Trained:
         batch_size=configuration.batch_size,
         learning_rate=RATE,
         validation=None,
-        seed=SEED,
+        seed=seed,
         device="cpu",
         progress=False,
     )
@@ -259,17 +267,19 @@ def synthetic(samples: int, *, seed: int) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------- running
 
 
-def train_once(name: str, configuration: Configuration, folder: Path | None, samples: int) -> dict[str, Any]:
+def train_once(
+    name: str, configuration: Configuration, folder: Path | None, samples: int, seed: int
+) -> dict[str, Any]:
     """Train in this process, which does nothing else, and say how it went."""
     pixels, held_out = load(folder, samples)
     train = TRAININGS[name]
-    train(pixels[:WARM_UP], configuration)
+    train(pixels[:WARM_UP], configuration, seed)
     seconds = 0.0
 
     def timed() -> Trained:
         nonlocal seconds
         start = time.perf_counter()
-        trained = train(pixels, configuration)
+        trained = train(pixels, configuration, seed)
         seconds = time.perf_counter() - start
         return trained
 
@@ -291,11 +301,11 @@ def run(
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         # A seed: which candidate follows which is then no source of difference between two runs.
         shuffle = random.Random(0).shuffle  # noqa: S311
-        for _ in range(rounds):
+        for made in range(rounds):
             order = list(names)
             shuffle(order)
             for name in order:
-                arguments = [name, key, str(folder or ""), str(samples), str(threads)]
+                arguments = [name, key, str(folder or ""), str(samples), str(threads), str(SEED + made)]
                 runs[name].append(harness.in_child(__file__, "--once", *arguments))
         for name in TRAININGS:
             row: dict[str, Any] = {
@@ -306,6 +316,7 @@ def run(
                 "samples": samples,
                 "threads": threads,
                 **(summary(runs, name, samples) if name in runs else {}),
+                **judge([target for target in configuration.targets if target.of == name], timings(runs)),
                 "version": version(name),
                 "note": missing(name),
             }
@@ -314,12 +325,19 @@ def run(
     return rows
 
 
+def timings(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, harness.Timing]:
+    """The seconds of each candidate, round by round, with its speed over plain torch."""
+    seconds = {name: [run["seconds"] for run in own] for name, own in runs.items()}
+    return {
+        name: harness.Timing(name, own, harness.ratios(seconds[PLAIN], own)) for name, own in seconds.items()
+    }
+
+
 def summary(runs: dict[str, list[dict[str, Any]]], name: str, samples: int) -> dict[str, Any]:
-    """The medians over the rounds, with the spread of the times and of the speed over plain torch."""
+    """The medians over the rounds, with the spread of times, of speeds over plain torch and of bounds."""
     own = {key: [run[key] for run in runs[name]] for key in runs[name][0]}
     low, middle, high = harness.percentiles(own["seconds"])
-    base = [run["seconds"] for run in runs[PLAIN]]
-    slow, ratio, fast = harness.percentiles(harness.ratios(base, own["seconds"]))
+    slow, ratio, fast = harness.percentiles(timings(runs)[name].speedups)
     peak = None if None in own["peak_bytes"] else harness.percentiles(own["peak_bytes"])[1]
     return {
         "images_per_second": round(samples / middle, 1),
@@ -329,10 +347,20 @@ def summary(runs: dict[str, list[dict[str, Any]]], name: str, samples: int) -> d
         "speedup": round(ratio, 4),
         "speedup_p20": round(slow, 4),
         "speedup_p80": round(fast, 4),
-        "rounds": len(base),
+        "rounds": len(own["seconds"]),
         "peak_bytes": "" if peak is None else int(peak),
-        "train_elbo": round(harness.percentiles(own["train_elbo"])[1], 3),
-        "held_out_elbo": round(harness.percentiles(own["held_out_elbo"])[1], 3),
+        **bounds("train_elbo", own["train_elbo"]),
+        **bounds("held_out_elbo", own["held_out_elbo"]),
+    }
+
+
+def bounds(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The median over the rounds, whose seeds differ, the lowest and the highest."""
+    middle = harness.percentiles(values)[1]
+    return {
+        name: round(middle, 3),
+        f"{name}_lowest": round(min(values), 3),
+        f"{name}_highest": round(max(values), 3),
     }
 
 
@@ -350,11 +378,31 @@ def line(row: dict[str, Any]) -> str:
     peak = f"{row['peak_bytes'] / 2**20:7.1f} MiB" if row["peak_bytes"] != "" else ""
     return (
         f"{name} {row['images_per_second']:>9.0f} images/s {row['speedup']:6.2f}x {peak}  "
-        f"ELBO {row['train_elbo']:.2f} in training, {row['held_out_elbo']:.2f} held out"
+        f"ELBO {spread_of(row, 'train_elbo')} in training, {spread_of(row, 'held_out_elbo')} held out"
+        + (f"  {row['target']}: {row['measured']}, {row['reached']}" if row["target"] else "")
     )
 
 
+def spread_of(row: dict[str, Any], name: str) -> str:
+    """A bound's median, and from where to where it went over the rounds."""
+    return f"{row[name]:.2f} ({row[f'{name}_lowest']:.2f} to {row[f'{name}_highest']:.2f})"
+
+
 # --------------------------------------------------------------------------------------------------- results
+
+
+HEADER = (
+    "",
+    "images per second",
+    "speed",
+    "seconds",
+    "MiB",
+    "ELBO in training",
+    "ELBO held out",
+    "asked",
+    "measured",
+    "reached",
+)
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
@@ -364,15 +412,17 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         "# One epoch of training\n",
         report.source(first),
         f"{first['samples']} images of {PIXELS} gray pixels ({first['data']}), Bernoulli likelihood, Adam;",
-        f"{report.count(first['threads'], 'thread')}; medians over the rounds. The speed is that over plain",
-        "torch, the memory what the training adds at its highest to the array it is given. The bounds are in",
-        "nats: the mean over the epoch as training saw it, and that of held-out images in float64.\n",
+        f"{report.count(first['threads'], 'thread')}; medians over {report.count(first['rounds'], 'round')},",
+        "each from another seed. The speed is that over plain torch, the memory what the training adds at",
+        "its highest to the array it is given. The bounds are in nats, in brackets the lowest and highest",
+        "of the rounds: the mean over the epoch as training saw it, and that of held-out images in float64.",
+        "What is asked is compared with the median of the ratios within the rounds.\n",
     ]
     for configuration in dict.fromkeys(row["configuration"] for row in rows):
         text.append(f"## {configuration}\n")
         text.append(
             report.markdown_table(
-                ["", "images per second", "speed", "seconds", "MiB", "ELBO in training", "ELBO held out"],
+                HEADER,
                 (_cells(row) for row in rows if row["configuration"] == configuration),
             )
         )
@@ -382,15 +432,18 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
 def _cells(row: dict[str, Any]) -> list[str]:
     name = f"{row['candidate']} {row['version']}" if row["candidate"] == PYTHAE else row["candidate"]
     if row["note"]:
-        return [name.strip(), row["note"], "", "", "", "", ""]
+        return [name.strip(), row["note"], *[""] * (len(HEADER) - 2)]
     return [
         name,
         f"{row['images_per_second']:.0f}",
         f"{row['speedup']:.2f}",
         f"{row['seconds']:.2f}",
         f"{row['peak_bytes'] / 2**20:.1f}" if row["peak_bytes"] != "" else "",
-        f"{row['train_elbo']:.2f}",
-        f"{row['held_out_elbo']:.2f}",
+        spread_of(row, "train_elbo"),
+        spread_of(row, "held_out_elbo"),
+        row["target"],
+        row["measured"],
+        row["reached"],
     ]
 
 
@@ -422,14 +475,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", nargs="+", choices=CONFIGURATIONS, metavar="NAME", help=f"of {', '.join(CONFIGURATIONS)}"
     )
     parser.add_argument("--output-dir", type=Path, help="default: benches/results/<processor>")
-    parser.add_argument("--once", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--once", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.once:
-        name, key, folder, samples, threads = options.once
+        name, key, folder, samples, threads, seed = options.once
         torch.set_num_threads(int(threads))
-        print(
-            json.dumps(train_once(name, CONFIGURATIONS[key], Path(folder) if folder else None, int(samples)))
-        )
+        data = Path(folder) if folder else None
+        print(json.dumps(train_once(name, CONFIGURATIONS[key], data, int(samples), int(seed))))
         return 0
     for name in ("samples", "rounds", "threads"):
         given = getattr(options, name)
