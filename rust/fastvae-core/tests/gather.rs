@@ -1,34 +1,14 @@
 //! Gathered batches are those of one plain loop, at every instruction-set level and thread count.
 
+mod strategies;
+
 use fastvae_core::noise::{self, Uniform};
 use fastvae_core::ops::gather::out_of_range;
 use fastvae_core::ops::{Binarize, Sample, gather_batch};
 use fastvae_core::{Element, Execution, Level, Matrix, Noise, Rows};
 use half::{bf16, f16};
 use proptest::prelude::*;
-
-/// Shapes of a batch around the sizes at which slots, segments and spans begin.
-fn shapes() -> impl Strategy<Value = (usize, usize)> {
-    prop_oneof![
-        (1_usize..5, 1_usize..70),
-        (1_usize..300, 1_usize..6),
-        (1_usize..3, 1000_usize..1050),
-        (1_usize..3, 16380_usize..16390),
-        Just((0, 5)),
-        Just((5, 0)),
-        Just((2, 300_000)),
-        Just((600_000, 1)),
-        Just((800, 784)),
-    ]
-}
-
-fn executions() -> Vec<Execution> {
-    let threads = [1, 3];
-    Level::available()
-        .into_iter()
-        .flat_map(|level| threads.map(|threads| Execution { level, threads }))
-        .collect()
-}
+use strategies::{Distance, config, distances, plain, shapes, under_every_execution};
 
 /// Where the rows of a batch come from, and what they are called in the noise.
 #[derive(Debug)]
@@ -44,14 +24,25 @@ struct Batch {
 
 impl Batch {
     /// Any order, with repetitions.
-    fn new((rows, columns): (usize, usize), samples: usize, gap: usize, seed: u64, draw: u32) -> Self {
+    fn new(
+        (rows, columns): (usize, usize),
+        samples: usize,
+        distance: Distance,
+        seed: u64,
+        draw: u32,
+    ) -> Self {
         let index = (0..rows as u64).map(|i| (noise::fold_in(seed, i) % samples as u64) as i64).collect();
         let numbers = (0..rows as u64).map(|i| (noise::fold_in(!seed, i) >> 1) as i64).collect();
-        Self { columns, samples, stride: columns + gap, index, numbers, seed, draw }
+        Self { columns, samples, stride: distance.stride(columns), index, numbers, seed, draw }
     }
 
     fn elements(&self) -> usize {
         self.index.len() * self.columns
+    }
+
+    /// Numbers of the data, which ends with its last row.
+    fn length(&self) -> usize {
+        Matrix::<u8>::extent(self.samples, self.columns, self.stride).expect("shapes of tests are small")
     }
 
     fn noise(&self) -> Noise<'_> {
@@ -60,8 +51,7 @@ impl Batch {
 
     fn uniforms(&self) -> Vec<f32> {
         let mut uniforms = vec![0.0; self.elements()];
-        let execution = Execution { level: Level::PORTABLE, threads: 1 };
-        noise::sample::<Uniform>(execution, &self.noise(), self.index.len(), self.columns, &mut uniforms);
+        noise::sample::<Uniform>(plain(), &self.noise(), self.index.len(), self.columns, &mut uniforms);
         uniforms
     }
 
@@ -88,11 +78,13 @@ impl Batch {
             (Binarize::Draw(&noise), binary(drawn)),
         ];
         for (binarize, expected) in cases {
-            for execution in executions() {
+            let rounded: Vec<_> = expected.iter().map(|&value| bf16::from_f32(value)).collect();
+            let half: Vec<_> = expected.iter().map(|&value| f16::from_f32(value)).collect();
+            under_every_execution(self.elements(), |execution| {
                 self.check_one::<S, f32>(execution, data, divisor, binarize, &expected);
-                let rounded: Vec<_> = expected.iter().map(|&value| bf16::from_f32(value)).collect();
                 self.check_one::<S, bf16>(execution, data, divisor, binarize, &rounded);
-            }
+                self.check_one::<S, f16>(execution, data, divisor, binarize, &half);
+            });
         }
     }
 
@@ -139,27 +131,27 @@ fn float(bits: u64) -> f32 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(12))]
 
     #[test]
     fn bytes(
-        shape in shapes(), samples in 1_usize..9, gap in 0_usize..3, seed: u64, draw: u32,
+        shape in shapes(), samples in 1_usize..9, distance in distances(), seed: u64, draw: u32,
         divisor in prop_oneof![Just(None), Just(Some(255.0)), Just(Some(7.0))]
     ) {
-        let batch = Batch::new(shape, samples, gap, seed, draw);
+        let batch = Batch::new(shape, samples, distance, seed, draw);
         let data: Vec<u8> =
-            (0..samples * batch.stride).map(|i| byte(noise::fold_in(seed, i as u64))).collect();
+            (0..batch.length()).map(|i| byte(noise::fold_in(seed, i as u64))).collect();
         batch.check(&data, |at| f32::from(data[at]), divisor);
     }
 
     #[test]
     fn floats(
-        shape in shapes(), samples in 1_usize..9, gap in 0_usize..3, seed: u64, draw: u32,
+        shape in shapes(), samples in 1_usize..9, distance in distances(), seed: u64, draw: u32,
         divisor in prop_oneof![Just(None), Just(Some(255.0)), Just(Some(0.3))]
     ) {
-        let batch = Batch::new(shape, samples, gap, seed, draw);
+        let batch = Batch::new(shape, samples, distance, seed, draw);
         let data: Vec<f32> =
-            (0..samples * batch.stride).map(|i| float(noise::fold_in(seed, i as u64))).collect();
+            (0..batch.length()).map(|i| float(noise::fold_in(seed, i as u64))).collect();
         batch.check(&data, |at| data[at], divisor);
         let narrow: Vec<_> = data.iter().map(|&value| bf16::from_f32(value)).collect();
         batch.check(&narrow, |at| narrow[at].to_f32(), divisor);
@@ -172,7 +164,7 @@ proptest! {
 #[test]
 fn a_drawn_pixel_is_one_exactly_where_its_uniform_is_below_it() {
     // Rows that are all one value, drawn with the same noise: the number of ones grows with the value.
-    let columns = 20_000;
+    let columns = if cfg!(miri) { 20 } else { 20_000 };
     let data: Vec<u8> = (0..=255).flat_map(|value| std::iter::repeat_n(value, columns)).collect();
     let batch = Batch {
         columns,

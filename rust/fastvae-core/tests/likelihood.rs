@@ -1,106 +1,103 @@
 //! Log-probabilities: every level and thread count gives the same bits, and they are right.
 
+mod strategies;
+mod truth;
+
 use fastvae_core::ops::{self, Density, KlGrad, KlTarget, LogVariance, LogVarianceGrad, Observed, Value};
-use fastvae_core::{Element, Execution, Level, Matrix, noise};
+use fastvae_core::{Execution, Level, Matrix, noise};
 use half::{bf16, f16};
 use proptest::prelude::*;
+use strategies::{Case, Dtype, Extent, Grid, bits, cases, config, plain, under_every_execution};
+use truth::{Format, Observation, Truth, check};
 
-/// Shapes around the sizes at which tiles, segments and spans begin.
-fn shapes() -> impl Strategy<Value = (usize, usize)> {
-    prop_oneof![
-        (1_usize..5, 1_usize..70),
-        (1_usize..100, 1_usize..6),
-        (1_usize..3, 1000_usize..1050),
-        (1_usize..3, 16380_usize..16390),
-        Just((2, 40000)),
-        Just((6000, 3)),
-    ]
-}
-
-/// A number that is worth trying, from any 32 bits.
-fn interesting(bits: u32) -> f32 {
-    match bits % 64 {
-        0 => f32::INFINITY,
-        1 => f32::NEG_INFINITY,
-        2 => f32::NAN,
-        3 => 0.0,
-        4 => -0.0,
-        5 => f32::MIN_POSITIVE / 4.0,
-        6 => 200.0,
-        7 => -300.0,
-        8 => f32::MAX,
-        _ => (bits as f32 / u32::MAX as f32 - 0.5) * 20.0,
-    }
-}
-
-/// Uniform on [-1/2, 1/2), or what is worth trying.
-fn numbers(count: usize, seed: u64, extreme: bool) -> Vec<f32> {
-    (0..count as u64)
-        .map(|i| {
-            let bits = noise::fold_in(seed, i) as u32;
-            if extreme { interesting(bits) } else { bits as f32 / u32::MAX as f32 - 0.5 }
-        })
-        .collect()
+/// Uniform on [-1/2, 1/2).
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    (0..count as u64).map(|i| noise::fold_in(seed, i) as u32 as f32 / u32::MAX as f32 - 0.5).collect()
 }
 
 fn bytes(count: usize, seed: u64) -> Vec<u8> {
     (0..count as u64).map(|i| noise::fold_in(seed, i) as u8).collect()
 }
 
-fn executions() -> Vec<Execution> {
-    let threads = [1, 3];
-    Level::available()
-        .into_iter()
-        .flat_map(|level| threads.map(|threads| Execution { level, threads }))
-        .collect()
-}
-
 fn alone() -> Execution {
     Execution { level: Level::best(), threads: 1 }
 }
 
-/// Bits, with one bit pattern for all NaN: which one an operation on two gives is not specified.
-fn bits<T: Copy + Into<f64>>(values: &[T]) -> Vec<u64> {
-    values
-        .iter()
-        .map(|&value| if value.into().is_nan() { u64::MAX } else { value.into().to_bits() })
-        .collect()
+/// Data of a likelihood: rows that are repeated for every sample.
+struct Data<X> {
+    values: Grid<X>,
+    rows: usize,
+    max: u8,
 }
 
-struct Inputs<T, X> {
-    first: Vec<T>,
-    second: Vec<T>,
-    data: Vec<X>,
-    max: u8,
-    samples: usize,
-    rows: usize,
-    columns: usize,
-    stride: usize,
+impl<X: Copy + Into<f64>> Data<X> {
+    fn observed(&self) -> Observed<'_, X> {
+        Observed { values: self.values.matrix(), max: self.max }
+    }
+
+    /// What a row of the parameters meets, times what stands for 1.
+    fn at(&self, row: usize, column: usize) -> f64 {
+        self.values.at(row % self.rows, column)
+    }
+}
+
+/// The data that the rows of a case meet, as bytes and as numbers of the arithmetic; samples share it where they can.
+fn data<T: Dtype>(case: &Case, samples: usize) -> (Data<u8>, Data<T::Math>)
+where
+    T::Math: Dtype,
+{
+    let (rows, columns) = case.shape;
+    let shared = if rows.is_multiple_of(samples) { samples } else { 1 };
+    let shape = (rows / shared, columns);
+    let values = Grid::bytes(shape, case.distances[2], noise::fold_in(case.seed, 2));
+    let bytes = Data { values, rows: shape.0, max: 255 };
+    (bytes, Data { values: case.grid_of(2, shape), rows: shape.0, max: 1 })
+}
+
+/// The parameters of a case: logits or means, and logarithms of variances; of the latter also one for all.
+struct Parameters<T: Dtype> {
+    first: Grid<T>,
+    logvars: Grid<T>,
+    logvar: T::Math,
+}
+
+impl<T: Dtype> Parameters<T>
+where
+    T::Math: Dtype,
+{
+    fn new(case: &Case) -> Self {
+        let values = Extent::Ordinary.value(noise::fold_in(case.seed, 5));
+        Self { first: case.grid(0), logvars: case.grid(1), logvar: T::Math::nearest(values) }
+    }
+
+    fn densities(&self) -> [Density<'_, T>; 2] {
+        let mean = self.first.matrix();
+        [LogVariance::Each(self.logvars.matrix()), LogVariance::All(self.logvar)]
+            .map(|logvar| Density { mean, logvar })
+    }
 }
 
 /// All results of both operations on one set of inputs.
-fn everything<T, X>(execution: Execution, inputs: &Inputs<T, X>) -> Vec<Vec<u64>>
+fn everything<T, X>(
+    execution: Execution,
+    case: &Case,
+    parameters: &Parameters<T>,
+    observed: Observed<X>,
+) -> Vec<Vec<u64>>
 where
-    T: Element + Into<f64>,
+    T: Dtype,
+    T::Math: Dtype,
     X: Value<T::Math>,
-    T::Math: Into<f64>,
 {
-    let (rows, columns) = (inputs.samples * inputs.rows, inputs.columns);
-    let (first, second) = (
-        Matrix::new(&inputs.first, rows, columns, inputs.stride),
-        Matrix::new(&inputs.second, rows, columns, inputs.stride),
-    );
-    let observed =
-        Observed { values: Matrix::new(&inputs.data, inputs.rows, columns, inputs.stride), max: inputs.max };
-    let elements = rows * columns;
-    let zero = <T::Math as From<f32>>::from(0.0);
-    let variance = <T::Math as From<f32>>::from(-0.75);
-    let densities = [LogVariance::Each(second), LogVariance::All(variance)];
-    let (mut per_row, mut per_element) = (vec![zero; rows], vec![zero; elements]);
+    let ((rows, columns), elements) = (case.shape, case.elements());
+    let zero = T::Math::nearest(0.0);
+    let first = parameters.first.matrix();
+    let (mut per_row, mut per_element, mut total) = (vec![zero; rows], vec![zero; elements], zero);
     let mut results = Vec::new();
     ops::bernoulli_forward(execution, first, observed, KlTarget::Rows(&mut per_row));
     ops::bernoulli_forward(execution, first, observed, KlTarget::Elements(&mut per_element));
-    results.extend([bits(&per_row), bits(&per_element)]);
+    ops::bernoulli_forward(execution, first, observed, KlTarget::Total(&mut total));
+    results.extend([bits(&per_row), bits(&per_element), bits(&[total])]);
     let grads = [
         KlGrad::Rows(Matrix::contiguous(&per_row, rows, 1)),
         KlGrad::Elements(Matrix::contiguous(&per_element, rows, columns)),
@@ -109,11 +106,10 @@ where
         let mut of_logits = vec![T::ZERO; elements];
         ops::bernoulli_backward(execution, first, observed, grad, &mut of_logits);
         results.push(bits(&of_logits));
-        for logvar in densities {
-            let density = Density { mean: first, logvar };
+        for density in parameters.densities() {
             let (mut of_mean, mut of_each, mut of_all) =
                 (vec![T::ZERO; elements], vec![T::ZERO; elements], zero);
-            let of_logvar = match logvar {
+            let of_logvar = match density.logvar {
                 LogVariance::Each(_) => LogVarianceGrad::Each(&mut of_each),
                 LogVariance::All(_) => LogVarianceGrad::All(&mut of_all),
             };
@@ -121,70 +117,193 @@ where
             results.extend([bits(&of_mean), bits(&of_each), bits(&[of_all])]);
         }
     }
-    let (mut row_densities, mut densities_each) = (vec![zero; rows], vec![zero; elements]);
-    for logvar in densities {
-        let density = Density { mean: first, logvar };
-        ops::gaussian_forward(execution, density, observed, KlTarget::Rows(&mut row_densities));
-        ops::gaussian_forward(execution, density, observed, KlTarget::Elements(&mut densities_each));
-        results.extend([bits(&row_densities), bits(&densities_each)]);
+    for density in parameters.densities() {
+        let (mut per_row, mut per_element, mut total) = (vec![zero; rows], vec![zero; elements], zero);
+        ops::gaussian_forward(execution, density, observed, KlTarget::Rows(&mut per_row));
+        ops::gaussian_forward(execution, density, observed, KlTarget::Elements(&mut per_element));
+        ops::gaussian_forward(execution, density, observed, KlTarget::Total(&mut total));
+        results.extend([bits(&per_row), bits(&per_element), bits(&[total])]);
     }
     results
 }
 
-fn check_all<T, X>(inputs: &Inputs<T, X>)
+/// Compares the results of every execution with those of one, against bytes and against floats.
+fn check_bits<T: Dtype>(case: &Case, samples: usize)
 where
-    T: Element + Into<f64>,
-    X: Value<T::Math>,
-    T::Math: Into<f64>,
+    T::Math: Dtype + Value<T::Math>,
 {
-    let executions = executions();
-    let expected = everything(executions[0], inputs);
-    for &execution in &executions[1..] {
-        assert_eq!(expected, everything(execution, inputs), "{execution:?}");
+    let parameters = Parameters::<T>::new(case);
+    let (bytes, floats) = data::<T>(case, samples);
+    let expected_of_bytes = everything(plain(), case, &parameters, bytes.observed());
+    let expected_of_floats = everything(plain(), case, &parameters, floats.observed());
+    under_every_execution(case.elements(), |execution| {
+        let of_bytes = everything(execution, case, &parameters, bytes.observed());
+        assert_eq!(expected_of_bytes, of_bytes, "{} {execution:?}", T::NAME);
+        let of_floats = everything(execution, case, &parameters, floats.observed());
+        assert_eq!(expected_of_floats, of_floats, "{} {execution:?}", T::NAME);
+    });
+}
+
+/// The gradients of a log-probability, by element and by row.
+struct Incoming<M>([Grid<M>; 2]);
+
+impl<M: Dtype> Incoming<M> {
+    fn new(case: &Case) -> Self {
+        Self([case.grid(3), case.grid_of(4, (case.shape.0, 1))])
+    }
+
+    /// Each as a kernel takes it, and what it is for an element.
+    fn each(&self) -> [(KlGrad<'_, M>, impl Fn(usize, usize) -> f64); 2] {
+        [false, true].map(|by_row| {
+            let grid = &self.0[usize::from(by_row)];
+            let grad = if by_row { KlGrad::Rows(grid.matrix()) } else { KlGrad::Elements(grid.matrix()) };
+            (grad, move |row, column| grid.at(row, if by_row { 0 } else { column }))
+        })
     }
 }
 
-/// One set of numbers in a dtype, against bytes and against floats.
-fn check_dtype<T>(
-    (rows, columns): (usize, usize),
-    (samples, gap): (usize, usize),
-    seed: u64,
-    extreme: bool,
-    convert: impl Fn(f32) -> T,
-    widen: impl Fn(f32) -> T::Math,
-) where
-    T: Element + Into<f64>,
-    T::Math: Into<f64> + Value<T::Math>,
+/// Compares a log-probability per element, per row and in total with the sums of true terms.
+fn check_log_prob<T: Dtype, const N: usize>(
+    what: &str,
+    case: &Case,
+    terms: &[[Truth; N]],
+    (per_element, per_row, total): (&[T::Math], &[T::Math], T::Math),
+) {
+    let (width, math) = (case.shape.1, Format::of_math::<T>());
+    for (&got, terms) in per_element.iter().zip(terms) {
+        let truth = truth::sum_rounded(terms.iter().copied(), math, 2);
+        check::<T>(what, got, truth, math);
+    }
+    // What is added up first is a product of the arithmetic: eleven additions follow each other at most.
+    let sum = |terms: &[[Truth; N]]| truth::sum_rounded(terms.iter().flatten().copied(), math, 12);
+    for (row, &got) in per_row.iter().enumerate() {
+        check::<T>(&format!("{what} of a row"), got, sum(&terms[row * width..][..width]), math);
+    }
+    check::<T>(&format!("{what} in total"), total, sum(terms), math);
+}
+
+fn bernoulli_is_right<T: Dtype, X: Value<T::Math> + Into<f64>>(case: &Case, data: &Data<X>)
+where
+    T::Math: Dtype,
 {
-    let stride = columns + gap;
-    let draw = |tag, count| numbers(count, noise::fold_in(seed, tag), extreme);
-    let first: Vec<T> = draw(1, samples * rows * stride).into_iter().map(&convert).collect();
-    let second: Vec<T> = draw(2, samples * rows * stride).into_iter().map(&convert).collect();
-    let data = bytes(rows * stride, noise::fold_in(seed, 3));
-    let (first_too, second_too) = (first.clone(), second.clone());
-    check_all(&Inputs { first, second, data, max: 255, samples, rows, columns, stride });
-    let data = draw(4, rows * stride).into_iter().map(widen).collect();
-    let (first, second) = (first_too, second_too);
-    check_all(&Inputs::<T, T::Math> { first, second, data, max: 1, samples, rows, columns, stride });
+    let (logits, incoming): (Grid<T>, _) = (case.grid(0), Incoming::<T::Math>::new(case));
+    let zero = T::Math::nearest(0.0);
+    let max = f64::from(data.max);
+    let of_place = |(row, column)| truth::bernoulli::<T>(logits.at(row, column), data.at(row, column), max);
+    let terms: Vec<_> = case.places().map(of_place).collect();
+    let gradients = incoming.each().map(|(grad, of)| {
+        let of_place = |(row, column)| {
+            let x = (data.at(row, column), max);
+            truth::bernoulli_gradient::<T>(logits.at(row, column), x, of(row, column))
+        };
+        (grad, case.places().map(of_place).collect::<Vec<_>>())
+    });
+    under_every_execution(case.elements(), |execution| {
+        let (logits, observed) = (logits.matrix(), data.observed());
+        let (mut per_element, mut per_row) = (vec![zero; case.elements()], vec![zero; case.shape.0]);
+        let mut total = zero;
+        ops::bernoulli_forward(execution, logits, observed, KlTarget::Elements(&mut per_element));
+        ops::bernoulli_forward(execution, logits, observed, KlTarget::Rows(&mut per_row));
+        ops::bernoulli_forward(execution, logits, observed, KlTarget::Total(&mut total));
+        check_log_prob::<T, 2>("log p", case, &terms, (&per_element, &per_row, total));
+        for (grad, truths) in &gradients {
+            let mut of_logits = vec![T::ZERO; case.elements()];
+            ops::bernoulli_backward(execution, logits, observed, *grad, &mut of_logits);
+            for (got, &truth) in of_logits.into_iter().zip(truths) {
+                check::<T>("gradient of a logit", got, truth, Format::of::<T>());
+            }
+        }
+    });
+}
+
+fn gaussian_is_right<T: Dtype, X: Value<T::Math> + Into<f64>>(case: &Case, data: &Data<X>)
+where
+    T::Math: Dtype,
+{
+    let (parameters, incoming) = (Parameters::<T>::new(case), Incoming::<T::Math>::new(case));
+    let (zero, math) = (T::Math::nearest(0.0), Format::of_math::<T>());
+    for density in parameters.densities() {
+        let of_place = |(row, column)| Observation {
+            steps: data.at(row, column),
+            max: f64::from(data.max),
+            mean: parameters.first.at(row, column),
+            logvar: match density.logvar {
+                LogVariance::Each(_) => parameters.logvars.at(row, column),
+                LogVariance::All(logvar) => logvar.into(),
+            },
+        };
+        let terms: Vec<_> = case.places().map(|place| of_place(place).terms::<T>()).collect();
+        let gradients = incoming.each().map(|(grad, of)| {
+            let of_place = |(row, column)| of_place((row, column)).gradients::<T>(of(row, column));
+            (grad, case.places().map(of_place).collect::<Vec<_>>())
+        });
+        under_every_execution(case.elements(), |execution| {
+            let observed = data.observed();
+            let (mut per_element, mut per_row) = (vec![zero; case.elements()], vec![zero; case.shape.0]);
+            let mut total = zero;
+            ops::gaussian_forward(execution, density, observed, KlTarget::Elements(&mut per_element));
+            ops::gaussian_forward(execution, density, observed, KlTarget::Rows(&mut per_row));
+            ops::gaussian_forward(execution, density, observed, KlTarget::Total(&mut total));
+            check_log_prob::<T, 3>("log-density", case, &terms, (&per_element, &per_row, total));
+            for (grad, truths) in &gradients {
+                let (mut of_mean, mut of_each) =
+                    (vec![T::ZERO; case.elements()], vec![T::ZERO; case.elements()]);
+                let mut of_all = zero;
+                let (is_each, target) = match density.logvar {
+                    LogVariance::Each(_) => (true, LogVarianceGrad::Each(&mut of_each)),
+                    LogVariance::All(_) => (false, LogVarianceGrad::All(&mut of_all)),
+                };
+                ops::gaussian_backward(execution, density, observed, *grad, &mut of_mean, target);
+                for (got, truth) in of_mean.into_iter().zip(truths) {
+                    check::<T>("gradient of a mean", got, truth[0], Format::of::<T>());
+                }
+                if is_each {
+                    for (got, truth) in of_each.into_iter().zip(truths) {
+                        check::<T>("gradient of a logvar", got, truth[1], Format::of::<T>());
+                    }
+                } else {
+                    let truth = truth::sum_rounded(truths.iter().map(|truth| truth[1]), math, 8);
+                    check::<T>("gradient of the logvar of all", of_all, truth, math);
+                }
+            }
+        });
+    }
+}
+
+/// Both likelihoods, against bytes and against floats.
+fn check_truth<T: Dtype>(case: &Case, samples: usize)
+where
+    T::Math: Dtype + Value<T::Math>,
+{
+    let (bytes, floats) = data::<T>(case, samples);
+    bernoulli_is_right::<T, _>(case, &bytes);
+    bernoulli_is_right::<T, _>(case, &floats);
+    gaussian_is_right::<T, _>(case, &bytes);
+    gaussian_is_right::<T, _>(case, &floats);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(12))]
 
     #[test]
-    fn every_level_and_thread_count_gives_the_same_bits(
-        shape in shapes(), samples in 1_usize..4, gap in 0_usize..3, seed: u64, extreme: bool
-    ) {
-        let repeated = (samples, gap);
-        check_dtype(shape, repeated, seed, extreme, |value| value, |value| value);
-        check_dtype(shape, repeated, seed, extreme, f64::from, f64::from);
-        check_dtype(shape, repeated, seed, extreme, bf16::from_f32, |value| value);
-        check_dtype(shape, repeated, seed, extreme, f16::from_f32, |value| value);
+    fn every_level_and_thread_count_gives_the_same_bits(case in cases(), samples in 1_usize..4) {
+        check_bits::<f32>(&case, samples);
+        check_bits::<f64>(&case, samples);
+        check_bits::<bf16>(&case, samples);
+        check_bits::<f16>(&case, samples);
+    }
+
+    #[test]
+    fn log_probabilities_and_their_gradients_are_right(case in cases(), samples in 1_usize..4) {
+        check_truth::<f32>(&case, samples);
+        check_truth::<f64>(&case, samples);
+        check_truth::<bf16>(&case, samples);
+        check_truth::<f16>(&case, samples);
     }
 
     #[test]
     fn a_sample_meets_the_data_of_its_row(rows in 1_usize..7, samples in 1_usize..5, columns in 1_usize..40, seed: u64) {
-        let logits = numbers(samples * rows * columns, seed, false);
+        let logits = numbers(samples * rows * columns, seed);
         let data = bytes(rows * columns, noise::fold_in(seed, 1));
         let mut together = vec![0.0_f32; samples * rows];
         let observed = Observed { values: Matrix::contiguous(&data, rows, columns), max: 255 };
@@ -200,7 +319,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(2000))]
 
     #[test]
     fn a_bernoulli_element_is_right(
@@ -326,13 +445,13 @@ fn certainty_costs_nothing_or_everything() {
     let data = [255_u8, 254, 0, 1, 255, 0];
     let mut log_prob = [0.0_f32; 6];
     let observed = Observed { values: Matrix::contiguous(&data, 6, 1), max: 255 };
-    for execution in executions() {
+    under_every_execution(logits.len(), |execution| {
         let matrix = Matrix::contiguous(&logits, 6, 1);
         ops::bernoulli_forward(execution, matrix, observed, KlTarget::Rows(&mut log_prob));
         assert_eq!(log_prob[..4], [0.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY]);
         assert!(log_prob[4].is_nan(), "and it stays in its row");
         assert!((log_prob[5] + std::f32::consts::LN_2).abs() < 1e-7);
-    }
+    });
 }
 
 #[test]

@@ -67,7 +67,8 @@ pub(crate) enum Distance {
 }
 
 impl Distance {
-    fn stride(self, columns: usize) -> usize {
+    /// From the beginning of a row to that of the next.
+    pub(crate) fn stride(self, columns: usize) -> usize {
         match self {
             Distance::Zero => 0,
             Distance::One => 1,
@@ -192,7 +193,9 @@ impl<T: Dtype> Grid<T> {
         };
         Self { data: (0..length).map(|at| T::nearest(value(at))).collect(), rows, columns, stride }
     }
+}
 
+impl<T: Copy + Into<f64>> Grid<T> {
     /// As a kernel takes it.
     pub(crate) fn matrix(&self) -> Matrix<'_, T> {
         Matrix::new(&self.data, self.rows, self.columns, self.stride)
@@ -201,6 +204,21 @@ impl<T: Dtype> Grid<T> {
     /// One value, exactly.
     pub(crate) fn at(&self, row: usize, column: usize) -> f64 {
         self.data[row * self.stride + column].into()
+    }
+}
+
+impl Grid<u8> {
+    /// Bytes as they fall, with 0 and 255 as often as in pictures.
+    pub(crate) fn bytes((rows, columns): (usize, usize), distance: Distance, seed: u64) -> Self {
+        let stride = distance.stride(columns);
+        let length = Matrix::<u8>::extent(rows, columns, stride).expect("shapes of tests are small");
+        let value = |bits: u64| match bits % 8 {
+            0 => 0,
+            1 => 255,
+            _ => (bits >> 8) as u8,
+        };
+        let data = (0..length).map(|at| value(noise::fold_in(seed, at as u64))).collect();
+        Self { data, rows, columns, stride }
     }
 }
 

@@ -4,6 +4,7 @@
 //! library's, and Philox is written from `docs/noise.md` a second time.
 
 #![allow(dead_code, reason = "every test file takes what it needs")]
+#![allow(clippy::float_cmp, reason = "what is exact is compared exactly")]
 
 use crate::strategies::Dtype;
 use half::{bf16, f16};
@@ -68,6 +69,13 @@ impl Format {
     }
 }
 
+impl Format {
+    /// Whether it depends on the last rounding if a positive number, or what is as large, is 0 in this format.
+    fn may_vanish(self, value: f64) -> bool {
+        (self.smallest() / 8.0..self.smallest() * 4.0).contains(&value.abs())
+    }
+}
+
 /// 2^n, subnormal numbers included, without rounding.
 fn power(n: i32) -> f64 {
     if n >= -1022 { f64::from_bits(((n + 1023) as u64) << 52) } else { f64::from_bits(1 << (n + 1074)) }
@@ -85,6 +93,13 @@ pub(crate) struct Truth {
 }
 
 impl Truth {
+    /// What the arithmetic cannot know: an infinity times a number that is 0 within its error.
+    const UNKNOWN: Self = Self { value: 0.0, tolerance: f64::INFINITY, early_overflow: true };
+
+    fn is_unknown(self) -> bool {
+        self.value.is_finite() && self.tolerance == f64::INFINITY
+    }
+
     /// Says what is wrong with a result, if anything is.
     ///
     /// `math` is the format that it was computed in, `stored` the one that it was rounded to.
@@ -94,13 +109,16 @@ impl Truth {
         let rounding = if narrow { stored.ulp(value.abs() + tolerance) / 2.0 } else { 0.0 };
         let within = tolerance + rounding;
         let infinite_from = stored.largest + stored.ulp(stored.largest) / 2.0;
-        let right = if value.is_nan() {
+        let right = if self.is_unknown() {
+            true
+        } else if value.is_nan() {
             got.is_nan()
         } else if value.is_infinite() {
             got == value
         } else if got.is_infinite() {
             let early = if early_overflow { (math.largest / 4.0).min(infinite_from) } else { infinite_from };
-            got.signum() == value.signum() && value.abs() + tolerance >= early
+            let of_either_sign = tolerance > value.abs();
+            (of_either_sign || got.signum() == value.signum()) && value.abs() + tolerance >= early
         } else if value.abs() - tolerance >= infinite_from {
             false
         } else {
@@ -125,7 +143,8 @@ pub(crate) fn sum(parts: &[Truth], math: Format) -> Truth {
 /// A sum in which so many roundings of the arithmetic follow each other; all others are of `f64`.
 pub(crate) fn sum_rounded(parts: impl IntoIterator<Item = Truth>, math: Format, roundings: u32) -> Truth {
     let (mut value, mut lost, mut magnitude, mut tolerance) = (0.0_f64, 0.0, 0.0, 0.0);
-    let (mut count, mut early_overflow) = (0.0, false);
+    let (mut count, mut early_overflow, mut unknown) = (0.0, false, false);
+    let (mut below_zero, mut above_zero) = (false, false);
     for part in parts {
         // What an addition rounds away (Neumaier), so that the truth has no error of its own.
         let next = value + part.value;
@@ -135,13 +154,26 @@ pub(crate) fn sum_rounded(parts: impl IntoIterator<Item = Truth>, math: Format, 
             (part.value - next) + value
         };
         value = next;
-        magnitude += part.value.abs();
+        if part.value.is_finite() {
+            magnitude += part.value.abs();
+        }
         tolerance += part.tolerance;
         count += 1.0;
         early_overflow |= part.early_overflow;
+        unknown |= part.is_unknown();
+        below_zero |= part.value < 0.0;
+        above_zero |= part.value > 0.0;
     }
     if value.is_finite() {
         value += lost;
+    }
+    if unknown {
+        return Truth::UNKNOWN;
+    }
+    let cancels = value.abs() < magnitude / 2.0 || (value.is_infinite() && below_zero && above_zero);
+    if cancels && magnitude >= math.largest / 4.0 {
+        // Of numbers of either sign, some sum on the way may be out of range where that of all is not.
+        return Truth::UNKNOWN;
     }
     let relative = f64::from(roundings) * math.epsilon() + count * f64::EPSILON / 2.0;
     Truth { value, tolerance: tolerance + relative * magnitude, early_overflow }
@@ -287,6 +319,188 @@ pub(crate) fn latent_gradients<T: Dtype>(
         Truth { value: of_mu, tolerance: math.ulp(of_mu), early_overflow: false },
         Truth { value: math.limit(of_logvar), tolerance, early_overflow: true },
     ]
+}
+
+/// The weight of the side that a logit is against, for a value in steps of 1 / max: 1 - x where that is the other one.
+fn against(logit: f64, steps: f64, max: f64) -> f64 {
+    if logit > 0.0 { (max - steps) / max } else { steps / max }
+}
+
+/// The terms of log p of a value, in steps of 1 / max, under a Bernoulli variable of a logit: -|l| w, with w the weight of
+/// the side that the logit is against, and -log(1 + e^-|l|). None is positive for values in [0, 1].
+pub(crate) fn bernoulli<T: Dtype>(logit: f64, steps: f64, max: f64) -> [Truth; 2] {
+    let math = Format::of_math::<T>();
+    let against = against(logit, steps, max);
+    // Where nothing is against it, an infinite logit costs nothing.
+    let distance = if against == 0.0 { 0.0 } else { math.limit(logit.abs() * against) };
+    let growth = (-logit.abs()).exp().ln_1p();
+    let truth = |value: f64, ulps: f64| Truth {
+        value: -value,
+        tolerance: ulps * math.epsilon() * value.abs() + 2.0 * math.smallest(),
+        early_overflow: false,
+    };
+    // In float64 the exponential has twice the error, and the reference one of its own.
+    [truth(distance, 3.0), truth(growth, if math.digits == 24 { 5.0 } else { 10.0 })]
+}
+
+/// The gradient of `grad` * log p with respect to the logit, x - 1 / (1 + e^-l).
+pub(crate) fn bernoulli_gradient<T: Dtype>(logit: f64, (steps, max): (f64, f64), grad: f64) -> Truth {
+    let math = Format::of_math::<T>();
+    let e = (-logit.abs()).exp();
+    let s = e / (1.0 + e);
+    let against = against(logit, steps, max);
+    let slope = math.limit(if logit > 0.0 { s - against } else { against - s });
+    // Towards 1 it may cancel: the error is relative to its two terms.
+    let relative = math.epsilon() * if math.digits == 24 { 5.0 } else { 10.0 };
+    let lost = relative * (s + against.abs()) + math.smallest();
+    if grad.is_infinite() && slope.abs() <= lost {
+        return Truth::UNKNOWN;
+    }
+    let tolerance = lost * grad.abs() + math.epsilon() * (grad * slope).abs() + math.smallest();
+    Truth { value: grad * slope, tolerance, early_overflow: false }
+}
+
+/// A value under a Gaussian variable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observation {
+    /// The value times what stands for 1: an integer for a pixel.
+    pub(crate) steps: f64,
+    /// What stands for 1.
+    pub(crate) max: f64,
+    pub(crate) mean: f64,
+    pub(crate) logvar: f64,
+}
+
+impl Observation {
+    /// One over the standard deviation, the distance from the mean in standard deviations, and the error of that.
+    fn scaled(self, math: Format) -> (f64, f64, f64) {
+        // Rounded once: a value next to the mean has few digits of its own.
+        let distance = (-self.mean).mul_add(self.max, self.steps) / self.max;
+        let inverse = math.limit((-0.5 * self.logvar).exp());
+        let scaled = math.limit(distance * inverse);
+        let underflow = math.smallest() * (1.0 + inverse + distance.abs());
+        (inverse, scaled, 8.0 * math.epsilon() * scaled.abs() + underflow)
+    }
+
+    /// Whether an infinite distance meets an inverse that may be 0.
+    fn is_undecided(self, math: Format) -> bool {
+        let infinite = self.mean.is_infinite() || self.steps.is_infinite();
+        infinite && math.may_vanish((-0.5 * self.logvar).exp())
+    }
+
+    /// The terms of the log-density: those of the variance, of the distance and of the constant.
+    pub(crate) fn terms<T: Dtype>(self) -> [Truth; 3] {
+        let math = Format::of_math::<T>();
+        let (_, scaled, error) = self.scaled(math);
+        let square = math.limit(scaled * scaled);
+        let constant = TAU.ln();
+        let truth = |value: f64, tolerance: f64| Truth {
+            value: -0.5 * value,
+            tolerance: 0.5 * tolerance + math.smallest(),
+            early_overflow: true,
+        };
+        if self.is_undecided(math) {
+            return [Truth::UNKNOWN; 3];
+        }
+        [
+            truth(self.logvar, 0.0),
+            truth(square, error * (2.0 * scaled.abs() + error)),
+            truth(constant, math.epsilon() * constant),
+        ]
+    }
+
+    /// The gradients of `grad` * log-density with respect to the mean and the logarithm of the variance.
+    pub(crate) fn gradients<T: Dtype>(self, grad: f64) -> [Truth; 2] {
+        let math = Format::of_math::<T>();
+        let (inverse, scaled, error) = self.scaled(math);
+        let (weighted, excess) = (math.limit(grad * scaled), math.limit(scaled.mul_add(scaled, -1.0)));
+        let of_mean = 4.0 * math.epsilon() * (weighted * inverse).abs()
+            + inverse * (grad.abs() * error + math.smallest())
+            + math.smallest() * (1.0 + weighted.abs());
+        let of_square = error * (2.0 * scaled.abs() + error) + 2.0 * math.epsilon() * excess.abs();
+        let of_logvar =
+            0.5 * (grad.abs() * of_square) + math.epsilon() * (grad * excess).abs() + math.smallest();
+        if self.is_undecided(math) {
+            return [Truth::UNKNOWN; 2];
+        }
+        let truth = |unknown, value, tolerance| {
+            if unknown { Truth::UNKNOWN } else { Truth { value, tolerance, early_overflow: true } }
+        };
+        let (vanishes, infinite) = (math.may_vanish((-0.5 * self.logvar).exp()), grad.is_infinite());
+        let mean_unknown = (infinite && scaled.abs() <= error) || (weighted.is_infinite() && vanishes);
+        [
+            truth(mean_unknown, weighted * inverse, of_mean),
+            truth(infinite && excess.abs() <= of_square, 0.5 * (grad * excess), of_logvar),
+        ]
+    }
+}
+
+/// The log weight of a sample and its gradients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weighted {
+    pub(crate) mu: f64,
+    pub(crate) logvar: f64,
+    pub(crate) eps: f64,
+}
+
+impl Weighted {
+    /// sigma eps, and z.
+    fn sample(self, math: Format) -> (f64, f64) {
+        let step = math.limit(exp_times(0.5 * self.logvar, self.eps));
+        (step, self.mu + step)
+    }
+
+    /// The terms of log p(z) - log q(z | x) = (logvar + eps^2 - z^2) / 2: of the variance, and of the squares.
+    pub(crate) fn terms<T: Dtype>(self) -> [Truth; 2] {
+        let math = Format::of_math::<T>();
+        let Self { mu, logvar, eps } = self;
+        let (step, z) = self.sample(math);
+        let growth = math.limit((0.5 * logvar).exp_m1());
+        // (z - eps)(z + eps), both of which may cancel.
+        let (difference, sum) = (growth.mul_add(eps, mu), math.limit(eps + z));
+        let relative = math.epsilon() * if math.digits == 24 { 6.0 } else { 12.0 };
+        let of_difference = relative * ((growth * eps).abs() + mu.abs()) + math.smallest();
+        let of_sum = relative * (eps.abs() + mu.abs() + step.abs()) + math.smallest();
+        let product = math.limit(math.limit(difference) * sum);
+        let tolerance = of_difference * sum.abs()
+            + of_sum * difference.abs()
+            + of_difference * of_sum
+            + 2.0 * math.epsilon() * product.abs();
+        let truth = |value: f64, tolerance: f64| Truth {
+            value: 0.5 * value,
+            tolerance: 0.5 * tolerance + math.smallest(),
+            early_overflow: true,
+        };
+        [truth(logvar, math.epsilon() * logvar.abs()), truth(-product, tolerance)]
+    }
+
+    /// The gradients of `grad_z` * z + `grad` * log weight with respect to mu and logvar.
+    pub(crate) fn gradients<T: Dtype>(self, grad_z: Option<f64>, grad: Option<f64>) -> [Truth; 2] {
+        let math = Format::of_math::<T>();
+        let (step, z) = self.sample(math);
+        let relative = math.epsilon() * if math.digits == 24 { 6.0 } else { 12.0 };
+        let of_z = grad_z.unwrap_or(0.0);
+        let value = math.limit(grad.map_or(of_z, |grad| grad.mul_add(-z, of_z)));
+        let weight = grad.unwrap_or(0.0);
+        let through_weight = grad.map_or(0.0, |grad| (grad * self.mu).abs() + (grad * step).abs());
+        // A step below the normal numbers has an error of its own.
+        let underflow = math.smallest() * (1.0 + 2.0 * weight.abs());
+        let lost = relative * (through_weight + of_z.abs()) + underflow;
+        let infinite = |number: f64| number.is_infinite();
+        let unknown = (grad.is_some_and(infinite)
+            && z.abs() <= relative * (self.mu.abs() + step.abs()) + math.smallest())
+            || (infinite(step) && value.abs() <= lost)
+            || (infinite(value) && math.may_vanish(step));
+        if unknown {
+            return [Truth::UNKNOWN; 2];
+        }
+        let chain = (0.5 * value).mul_add(step, 0.5 * weight);
+        let of_logvar = 0.5 * lost * step.abs()
+            + relative * ((value * step).abs() + weight.abs())
+            + math.smallest() * (1.0 + value.abs() + step.abs());
+        let truth = |value, tolerance| Truth { value, tolerance, early_overflow: true };
+        [truth(value, lost), truth(math.limit(chain), of_logvar)]
+    }
 }
 
 /// The words of one block of Philox4x32-10 (Salmon et al., SC'11).
