@@ -34,7 +34,7 @@ pub fn lend_pool(pool: Pool) {
 
 /// Rows of a band at least: the `f64` sums of one take a sixteenth of the memory of its elements, or less.
 ///
-/// Eight bands of wide rows, whatever their number, were a third slower on two threads: so much are the sums.
+/// Smaller bands, for more threads where rows are few and wide, cost more in sums than the threads gained.
 const ROWS_PER_BAND: usize = 32;
 
 /// A block of a matrix, contiguous in a contiguous one: whole rows, or a stretch of one row.
@@ -180,12 +180,12 @@ pub(crate) fn threads_for(elements: usize, threads: usize) -> Threads {
 /// # Panics
 /// If `work` panics.
 pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: Threads, work: impl Fn(T) + Sync) {
-    let pool = POOL.get().filter(|_| threads.lent.min(items.len()) > 1);
-    if pool.is_none() && threads.new.min(items.len()) <= 1 {
+    let (lent, new) = (threads.lent.min(items.len()), threads.new.min(items.len()));
+    let pool = POOL.get().filter(|_| lent > 1);
+    if pool.is_none() && new <= 1 {
         items.into_iter().for_each(work);
         return;
     }
-    let (lent, new) = (threads.lent.min(items.len()), threads.new.min(items.len()));
     let queue = Mutex::new(items.into_iter());
     let drain = || {
         loop {
