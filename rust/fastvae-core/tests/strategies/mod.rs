@@ -10,19 +10,23 @@ pub(crate) mod threads;
 use fastvae_core::{Element, Execution, Level, Matrix, noise};
 use half::{bf16, f16};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::fmt::Debug;
 
 /// Columns of the longest stretch that the kernels sum in one piece, and elements of a span of short rows.
 const SEGMENT: usize = 16384;
 
-/// The settings of a property that is tried on so many cases, unless `PROPTEST_CASES` says otherwise.
+/// The settings of a property that is tried on so many cases, the same ones in every run; `PROPTEST_CASES` and
+/// `PROPTEST_RNG_SEED` ask for more of them and for others.
 pub(crate) fn config(cases: u32) -> ProptestConfig {
-    let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let wanted = |name| std::env::var(name).ok();
+    let default = ProptestConfig::default();
     ProptestConfig {
-        cases: wanted.unwrap_or(cases),
+        cases: wanted("PROPTEST_CASES").and_then(|cases| cases.parse().ok()).unwrap_or(cases),
+        rng_seed: wanted("PROPTEST_RNG_SEED").map_or(RngSeed::Fixed(0), |_| default.rng_seed),
         failure_persistence: None,
         max_shrink_iters: if cfg!(miri) { 0 } else { 200 },
-        ..ProptestConfig::default()
+        ..default
     }
 }
 

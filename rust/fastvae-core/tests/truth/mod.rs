@@ -265,10 +265,13 @@ impl Gaussians {
             + relative * (grad * distance * distance).abs()
             + underflow * (distance.abs() + underflow) * grad.abs();
         let truth = |value, tolerance| Truth { value, tolerance, early_overflow: true };
+        let infinite = math.limit(grad * distance).is_infinite();
+        let vanishes = math.may_vanish((-0.5 * self.prior_logvar).exp());
+        let of_means = |mean| if infinite && vanishes { Truth::UNKNOWN } else { truth(mean, of_mu) };
         [
-            truth(mean, of_mu),
+            of_means(mean),
             truth(math.limit(grad * growth), of_logvar),
-            truth(-mean, of_mu),
+            of_means(-mean),
             truth(-math.limit(grad * spread), of_spread),
         ]
     }
@@ -456,6 +459,10 @@ impl Weighted {
         let Self { mu, logvar, eps } = self;
         let (step, z) = self.sample(math);
         let growth = math.limit((0.5 * logvar).exp_m1());
+        if mu.is_infinite() && growth.is_finite() && growth >= math.largest / 4.0 {
+            // It may overflow early, and an infinity of the other sign makes NaN of that.
+            return [Truth::UNKNOWN; 2];
+        }
         // (z - eps)(z + eps), both of which may cancel.
         let (difference, sum) = (growth.mul_add(eps, mu), math.limit(eps + z));
         let relative = math.epsilon() * if math.digits == 24 { 6.0 } else { 12.0 };
