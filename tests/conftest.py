@@ -7,6 +7,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
+pytest.register_assert_rewrite("adam_tests")
+
 settings.register_profile(
     "fastvae",
     deadline=None,  # times are measured in benches/, never in tests

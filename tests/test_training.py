@@ -510,7 +510,8 @@ def test_a_parameter_counts_the_steps_in_which_it_has_a_gradient():
         return step
 
     own = trained(lambda model: CautiousAdam(model, learning_rate=0.1, weight_decay=0.1).step)
-    assert_same(own, trained(torchs))
+    # Its own roundings: a step that is counted wrongly moves a weight by a tenth of itself.
+    torch.testing.assert_close(own, trained(torchs), rtol=2e-6, atol=0)
 
 
 def test_an_epoch_without_a_finite_step_stops_with_an_explanation():

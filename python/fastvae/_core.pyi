@@ -1,12 +1,13 @@
 # Kernels on the memory of CPU tensors; see rust/fastvae-python. Private: addresses are trusted.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Final
+from typing import Final, Self, final
 
 from torch import Tensor, dtype
 
 __all__ = [
+    "Adam",
     "__version__",
     "bernoulli_backward",
     "bernoulli_forward",
@@ -48,6 +49,20 @@ __all__ = [
 ]
 
 __version__: Final[str]
+
+@final
+class Adam:
+    def __new__(
+        cls, betas: tuple[float, float], eps: float, tensors: Sequence[tuple[int, float, float]]
+    ) -> Self: ...
+    @staticmethod
+    def takes(parameters: Sequence[Tensor]) -> bool: ...
+    def step(
+        self,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        outputs: Sequence[Tensor],
+    ) -> bool | None: ...
 
 def use_torch_threads(torch_parallel_for: int) -> None: ...
 def use_torch_tensors(torch: ModuleType) -> bool: ...
@@ -228,7 +243,8 @@ def gaussian_backward(
     threads: int,
 ) -> None: ...
 
-# These give None, with nothing done, for tensors that are not plain: see fastvae.ops.library.raw.
+# These, and Adam.step, give None, with nothing done, for tensors that are not plain: see
+# fastvae.ops.library.raw.
 def plain_latent(
     mu: object, logvar: object, event_dims: object, draw: object, row_offset: object
 ) -> bool: ...

@@ -8,192 +8,34 @@ import pytest
 import torch
 from torch import nn
 
+from adam_tests import (
+    ADAM,
+    DECAY,
+    RATE,
+    SIZES,
+    AdamTests,
+    TorchAdam,
+    assert_close,
+    assert_same,
+    numbers,
+    ok,
+    placed,
+    rates_of,
+    spoiled,
+)
 from fastvae.training import fused_adam
 from fastvae.training.fused_adam import CHUNK, MOST_TENSORS, FusedAdam
-from fastvae.training.optimizer import BETA1, BETA2, EPSILON, LIKELIHOOD_RATE, CautiousAdam
-
-SIZES = [1, 3, 1023, 1025, 5000, 4096]
-RATE, DECAY = 1e-2, 0.1
-ADAM = {"beta1": BETA1, "beta2": BETA2, "eps": EPSILON}
-ROUNDING = 2.0**-23
-ROUNDED = tuple(torch.tensor([BETA1, BETA2], dtype=torch.float32).tolist())
-"""The betas of the kernel."""
+from fastvae.training.native_adam import NativeAdam
 
 
-def numbers(sizes, step, *, scale=1.0):
-    """Parameters, or the gradients of a step: of several magnitudes, the same each time."""
-    generator = torch.Generator().manual_seed(step)
-    return [
-        scale
-        * torch.randn(size, generator=generator)
-        * 10.0 ** torch.randint(-3, 2, (size,), generator=generator)
-        for size in sizes
-    ]
+class TestFusedAdam(AdamTests):
+    adam = FusedAdam
 
-
-def placed(tensors, device, *, shift=0):
-    """Copies on the device, if wanted where no 16 bytes begin."""
-    return [torch.cat((t.new_zeros(shift), t)).to(device)[shift:] for t in tensors]
-
-
-def ok(device, *sizes):
-    """Outputs with nothing to say against the step."""
-    return [torch.randn(size, device=device) for size in sizes or (70, 70)]
-
-
-def rates_of(tensors, *rates):
-    """A learning rate and a weight decay for each, in turns."""
-    return [rates[number % len(rates)] for number in range(len(tensors))]
-
-
-class TorchAdam:
-    """torch's AdamW, one parameter at a time: the definition in float64, or what people use in float32."""
-
-    def __init__(self, tensors, rates, *, dtype=torch.float64, betas=ROUNDED):
-        self.parameters = [t.detach().to("cpu", dtype, copy=True).requires_grad_() for t in tensors]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [parameter], "lr": learning_rate, "weight_decay": weight_decay}
-                for parameter, (learning_rate, weight_decay) in zip(self.parameters, rates, strict=True)
-            ],
-            betas=betas,
-            eps=EPSILON,
-            foreach=False,
-        )
-
-    def step(self, gradients):
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = None if gradient is None else gradient.to("cpu", parameter.dtype)
-        self.optimizer.step()
-
-
-def assert_close(found, expected, steps, *, rate=RATE, roundings=1):
-    """Each step rounds a parameter twice, by half a digit, and what it moves by a few times.
-
-    That is up to 32 learning rates, and where averages cancel it is no more exact than the largest of them.
-    """
-    for here, there in zip(found, expected, strict=True):
-        torch.testing.assert_close(
-            here.detach().cpu().double(),
-            there.detach().double(),
-            rtol=roundings * steps * ROUNDING,
-            atol=roundings * steps * 32 * rate * ROUNDING,
-        )
-
-
-def assert_same(found, expected):
-    for here, there in zip(found, expected, strict=True):
-        assert torch.equal(here.cpu(), there.cpu())
-
-
-@pytest.mark.parametrize("shift", [0, 1])
-def test_it_is_adamw(device, shift):
-    """Several sizes, rates and decays at a time, wherever parameters and gradients lie."""
-    parameters = placed(numbers(SIZES, 0), device, shift=shift)
-    rates = rates_of(parameters, (RATE, DECAY), (RATE, 0.0), (RATE / 10, 3 * DECAY))
-    adam, reference = FusedAdam(parameters, rates, **ADAM), TorchAdam(parameters, rates)
-    usual = TorchAdam(parameters, rates, dtype=torch.float32, betas=(BETA1, BETA2))
-    for step in range(1, 7):
-        gradients = numbers(SIZES, step)
-        skipped = adam.step(ok(device), placed(gradients, device, shift=step % 2))
-        assert (skipped.dtype, skipped.shape, float(skipped)) == (torch.float32, (), 0.0)
-        reference.step(gradients)
-        usual.step(gradients)
-        assert_close(parameters, reference.parameters, step)
-        assert_close(parameters, usual.parameters, step, roundings=3)
-
-
-def test_many_steps_keep_to_it(device):
-    """What is counted on the device stays the power of beta that it is."""
-    parameters = placed(numbers([5], 0), device)
-    adam = FusedAdam(parameters, [(RATE, 0.0)], **ADAM)
-    reference, outputs = TorchAdam(parameters, [(RATE, 0.0)]), ok(device)
-    for step in range(1, 201):
-        gradients = numbers([5], step)
-        adam.step(outputs, placed(gradients, device))
-        reference.step(gradients)
-        if step in {1, 10, 100, 200}:
-            assert_close(parameters, reference.parameters, step)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-25, 1e-12, 1e12])
-def test_gradients_of_any_size(device, scale):
-    """Squares may be subnormal or 0 in float32: then it is eps that counts."""
-    parameters = placed(numbers(SIZES[:4], 0), device)
-    rates = rates_of(parameters, (RATE, DECAY))
-    adam = FusedAdam(parameters, rates, **ADAM)
-    reference = TorchAdam(parameters, rates, dtype=torch.float64)
-    for step in range(1, 4):
-        gradients = numbers(SIZES[:4], step, scale=scale)
-        adam.step(ok(device), placed(gradients, device))
-        reference.step(gradients)
-        assert_close(parameters, reference.parameters, step)
-
-
-def test_a_parameter_without_a_gradient_is_left_alone_and_counts_no_step(device):
-    parameters = placed(numbers(SIZES, 0), device)
-    rates = rates_of(parameters, (RATE, DECAY))
-    adam, reference = FusedAdam(parameters, rates, **ADAM), TorchAdam(parameters, rates)
-    for step, without in enumerate([{2}, set(), {0, 4}, set(range(len(SIZES))), {5}, set()], 1):
-        gradients = [None if i in without else g for i, g in enumerate(numbers(SIZES, step))]
-        before = [p.clone() for p in parameters]
-        adam.step(ok(device), [None if g is None else g.to(device) for g in gradients])
-        reference.step(gradients)
-        assert_same([parameters[i] for i in without], [before[i] for i in without])
-        assert_close(parameters, reference.parameters, step)
-
-
-def spoiled(outputs, gradients, where, value):
-    """One number among them replaced."""
-    kind, number, position = where
-    outputs, gradients = [o.clone() for o in outputs], [g.clone() for g in gradients]
-    (outputs if kind == "output" else gradients)[number].view(-1)[position] = value
-    return outputs, gradients
-
-
-PLACES = [
-    *[("output", number, position) for number in range(3) for position in (0, -1)],
-    *[("gradient", number, -1) for number in range(len(SIZES))],
-    ("gradient", 4, 0),
-    ("gradient", 4, CHUNK),
-]
-
-
-@pytest.mark.parametrize("where", PLACES, ids=str)
-def test_a_step_with_a_number_that_is_not_finite_is_as_if_it_had_not_been(device, where):
-    parameters = placed(numbers(SIZES, 0), device)
-    undisturbed = placed(numbers(SIZES, 0), device)
-    rates = rates_of(parameters, (RATE, DECAY))
-    adam, other = (FusedAdam(some, rates, **ADAM) for some in (parameters, undisturbed))
-    outputs = ok(device, 70, 1, 2 * CHUNK + 1)
-    values = {2: math.nan, 3: math.inf, 5: -math.inf}
-    for step in range(1, 7):
-        gradients = placed(numbers(SIZES, step), device)
-        if step in values:
-            before = [p.clone() for p in parameters]
-            assert float(adam.step(*spoiled(outputs, gradients, where, values[step]))) == 1.0
-            assert_same(parameters, before)
-        else:
-            assert float(adam.step(outputs, gradients)) == 0.0
-            other.step(outputs, gradients)
-            assert_same(parameters, undisturbed)
-
-
-def test_the_largest_numbers_are_finite_and_do_no_harm(device):
-    largest = torch.finfo(torch.float32).max
-    parameters = placed(numbers([3], 0), device)
-    adam = FusedAdam(parameters, [(RATE, 0.0)], **ADAM)
-    outputs = [
-        torch.tensor([largest, -largest], device=device),
-        torch.tensor(1e300, dtype=torch.float64, device=device),
-    ]
-    gradient = torch.tensor([largest, -largest, 0.0], device=device)
-    before = parameters[0].clone()
-    assert float(adam.step(outputs, [gradient])) == 0.0
-    assert_same(parameters, [before])  # beside a square that is infinite
-    outputs[1] = torch.tensor(math.inf, dtype=torch.float64, device=device)
-    assert float(adam.step(outputs, [gradient])) == 1.0
-    assert float(adam.step([torch.tensor([1.0, math.nan], device=device).bfloat16()], [gradient])) == 1.0
+    @pytest.fixture(autouse=True)
+    def _interpreted(self, device, monkeypatch):
+        """Have the optimizer take the kernels in the interpreter too."""
+        if device.type == "cpu":
+            monkeypatch.setattr(fused_adam, "takes", lambda _: True)
 
 
 def test_more_tensors_than_a_launch_takes(device):
@@ -236,104 +78,6 @@ def test_programs_look_at_several_chunks(device, monkeypatch):
     adam.step(ok(device), placed(gradients, device))
     reference.step(gradients)
     assert_close(parameters, reference.parameters, 1)
-
-
-def test_gradients_that_are_not_plain(device):
-    """Transposed, expanded, negated, sparse or of another dtype: their numbers count, and are not changed."""
-    shape = (4, 6)
-    plain = torch.randn(shape)
-    of_kind = {
-        "transposed": plain.t().contiguous().t(),
-        "expanded": plain[:1].expand(shape),
-        "negated": torch._neg_view(-plain),
-        "sparse": plain.to_sparse(),
-        "half": plain.half(),
-    }
-    parameters = [torch.randn(shape).to(device) for _ in of_kind]
-    rates = rates_of(parameters, (RATE, DECAY))
-    adam, reference = FusedAdam(parameters, rates, **ADAM), TorchAdam(parameters, rates)
-    here = [
-        torch._neg_view(-plain.to(device)) if kind == "negated" else gradient.to(device)
-        for kind, gradient in of_kind.items()
-    ]
-    before = [g.to_dense().clone() if g.is_sparse else g.clone() for g in here]
-    adam.step(ok(device), here)
-    reference.step([g.to_dense() if g.is_sparse else g for g in of_kind.values()])
-    assert_close(parameters, reference.parameters, 1)
-    assert_same([g.to_dense() if g.is_sparse else g for g in here], before)
-
-
-def test_the_same_steps_have_the_same_bits(device):
-    def trained():
-        parameters = placed(numbers(SIZES, 0), device)
-        adam = FusedAdam(parameters, rates_of(parameters, (RATE, DECAY)), **ADAM)
-        for step in range(1, 4):
-            adam.step(ok(device), placed(numbers(SIZES, step), device, shift=step % 2))
-        return parameters
-
-    assert_same(trained(), trained())
-
-
-def test_a_backward_that_kept_an_old_value_fails(device):
-    weight = torch.ones(3, device=device, requires_grad=True)
-    product = weight * weight
-    with torch.no_grad():
-        FusedAdam([weight], [(RATE, 0.0)], **ADAM).step(ok(device), [torch.ones(3, device=device)])
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        product.sum().backward()
-
-
-def test_what_became_of_a_parameter_is_looked_at(device):
-    parameter = nn.Parameter(torch.ones(4, 6, device=device))
-    adam = FusedAdam([parameter], [(RATE, 0.0)], **ADAM)
-    with pytest.raises(ValueError, match=r"a gradient has shape \(5,\)"):
-        adam.step(ok(device), [torch.ones(5, device=device)])
-    parameter.data = parameter.data.t()
-    with pytest.raises(ValueError, match="must stay 24 contiguous float32 numbers"):
-        adam.step(ok(device), [torch.ones(6, 4, device=device)])
-
-
-class Model(nn.Module):
-    """A network and a likelihood with a parameter of its own."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.inner = nn.Sequential(nn.Linear(5, 41), nn.Tanh(), nn.Linear(41, 1))
-        self.likelihood = nn.Module()
-        self.likelihood.logvar = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x):
-        return self.inner(x).squeeze(1), self.likelihood.logvar * x.square().sum(1)
-
-
-@pytest.fixture
-def interpreted(device, monkeypatch):
-    """Have the optimizer take the kernels in the interpreter too."""
-    if device.type == "cpu":
-        monkeypatch.setattr(fused_adam, "takes", lambda _: True)
-
-
-@pytest.mark.usefixtures("interpreted")
-def test_the_optimizer_takes_it_with_the_rates_of_each_parameter(device):
-    model, other = Model().to(device), Model()
-    adam = CautiousAdam(model, learning_rate=RATE, weight_decay=DECAY)
-    assert adam._fused is not None
-    names = [name for name, _ in other.named_parameters()]
-    reference = TorchAdam(
-        list(other.parameters()),
-        [
-            (LIKELIHOOD_RATE * RATE, 0.0) if name.startswith("likelihood.") else (RATE, DECAY)
-            for name in names
-        ],
-    )
-    x = torch.randn(9, 5)
-    for _ in range(4):
-        x_here = x.to(device)
-        assert float(adam.step(model(x_here), (torch.ones(9, device=device),) * 2)) == 0.0
-        reference.step([parameter.grad for parameter in model.parameters()])
-    assert_close(model.parameters(), reference.parameters, 4, rate=LIKELIHOOD_RATE * RATE)
 
 
 @pytest.mark.parametrize("change", ["float64", "bfloat16", "mixed", "transposed", "none"])
@@ -413,3 +157,15 @@ def test_a_tensor_beyond_32_bits_of_offsets(cuda):
     torch.testing.assert_close(parameter[[2**31, size - 1]].cpu(), torch.full((2,), 1 - RATE))
     gradient[-1] = math.inf
     assert float(adam.step(ok(cuda), [gradient])) == 1.0
+
+
+def test_it_has_the_bits_of_the_one_for_the_cpu(device):
+    here, there = placed(numbers(SIZES, 0), device), placed(numbers(SIZES, 0), "cpu")
+    rates = rates_of(here, (RATE, DECAY), (RATE, 0.0))
+    adam, native = FusedAdam(here, rates, **ADAM), NativeAdam(there, rates, **ADAM)
+    for step in range(1, 30):
+        gradients = numbers(SIZES, step, scale=(1.0, 1e-12, 1e-22)[step % 3])
+        outputs = [torch.tensor([math.nan if step == 7 else 1.0])]
+        skipped = adam.step(placed(outputs, device), placed(gradients, device))
+        assert_same([skipped], [native.step(outputs, gradients)])
+        assert_same(here, there)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastvae.ops.cuda import cdiv, compiles_for, has_triton, kernels, launch, next_power_of_two, on
 from fastvae.ops.layout import address
 
-__all__ = ["FusedAdam", "takes"]
+__all__ = ["FusedAdam", "check_gradient", "check_parameter", "flat", "is_plain", "plain_output", "takes"]
 
 CHUNK = 1024
 """Elements that a program takes: eight for each of its threads."""
@@ -38,13 +38,14 @@ def takes(parameters: Sequence[Tensor]) -> bool:
     device = parameters[0].device
     return (
         device.type == "cuda"
-        and all(_plain(parameter, device) for parameter in parameters)
+        and all(is_plain(parameter, device) for parameter in parameters)
         and any(parameter.numel() for parameter in parameters)
         and compiles_for(device.index)
     )
 
 
-def _plain(tensor: Tensor, device: torch.device) -> bool:
+def is_plain(tensor: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is contiguous float32 numbers on the device."""
     return (
         tensor.dtype is torch.float32
         and tensor.layout is torch.strided
@@ -163,11 +164,7 @@ class FusedAdam:
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
         for parameter, size in zip(self._parameters, self._sizes, strict=True):
-            if not _plain(parameter, self._device) or parameter.numel() != size:
-                raise ValueError(
-                    f"a parameter that is trained became {parameter.dtype} of {tuple(parameter.shape)} on "
-                    f"{parameter.device}: it must stay {size} contiguous float32 numbers on {self._device}"
-                )
+            check_parameter(parameter, size, self._device)
         first, second = self._outputs(outputs)
         skipped = torch.empty((), dtype=torch.float32, device=self._device)
         # A copy has to live until its kernel is launched; the allocator keeps the order from there.
@@ -228,12 +225,8 @@ class FusedAdam:
             if gradient is None:
                 there.append(parameter)
                 continue
-            gradient = _flat(gradient)
-            if gradient.numel() != self._sizes[number] or gradient.device != self._device:
-                raise ValueError(
-                    f"a gradient has shape {tuple(gradient.shape)} on {gradient.device}, its parameter "
-                    f"{tuple(parameter.shape)} on {self._device}"
-                )
+            gradient = flat(gradient)
+            check_gradient(gradient, parameter)
             # Kernels are compiled for what is aligned: gradients always are, and need no other ones.
             there.append(gradient.clone() if address(gradient) % ALIGNMENT else gradient)
             present |= 1 << slot
@@ -242,7 +235,7 @@ class FusedAdam:
 
     def _outputs(self, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The outputs as two tensors, as there nearly always are."""
-        plain = [_output(output) for output in outputs]
+        plain = [plain_output(output) for output in outputs]
         if len(plain) > 2:
             plain = [plain[0], torch.cat([output.flatten() for output in plain[1:]])]
         first, second = plain[0], plain[1] if len(plain) == 2 else plain[0].new_empty(0)
@@ -251,13 +244,31 @@ class FusedAdam:
         return first, second
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def check_parameter(parameter: Tensor, size: int, device: torch.device) -> None:
+    """Refuse a parameter that is no longer what a training began with."""
+    if not is_plain(parameter, device) or parameter.numel() != size:
+        raise ValueError(
+            f"a parameter that is trained became {parameter.dtype} of {tuple(parameter.shape)} on "
+            f"{parameter.device}: it must stay {size} contiguous float32 numbers on {device}"
+        )
+
+
+def check_gradient(gradient: Tensor, parameter: Tensor) -> None:
+    """Refuse a gradient that is not its parameter's."""
+    if gradient.numel() != parameter.numel() or gradient.device != parameter.device:
+        raise ValueError(
+            f"a gradient has shape {tuple(gradient.shape)} on {gradient.device}, its parameter "
+            f"{tuple(parameter.shape)} on {parameter.device}"
+        )
+
+
+def flat(tensor: Tensor) -> Tensor:
     """The tensor as float32 numbers one after the other; itself where it is that already."""
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return tensor.detach().resolve_neg().to(torch.float32).contiguous()
 
 
-def _output(output: Tensor) -> Tensor:
+def plain_output(output: Tensor) -> Tensor:
     """An output in float32, or what is not finite where it is not: large numbers of float64 are finite."""
-    return _flat(output.detach() * 0 if output.dtype is torch.float64 else output)
+    return flat(output.detach() * 0 if output.dtype is torch.float64 else output)

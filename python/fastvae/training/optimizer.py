@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastvae.training import fused_adam
+from fastvae.training import fused_adam, native_adam
 
 __all__ = ["CautiousAdam"]
 
@@ -47,8 +47,9 @@ class CautiousAdam:
     """Adam, whose step does nothing where a term of the loss or a gradient is not finite.
 
     The decision is a number on the device, which the kernel that updates reads, so no step waits for it. The
-    kernels are those of :class:`~fastvae.training.fused_adam.FusedAdam` where it takes the parameters, which
-    is on CUDA, else torch's own (there it is ``found_inf``, as in automatic mixed precision). Weight decay is
+    kernels are those of :class:`~fastvae.training.native_adam.NativeAdam` (on the CPU) or
+    :class:`~fastvae.training.fused_adam.FusedAdam` (on CUDA) where one takes the parameters, else torch's own
+    (there it is ``found_inf``, as in automatic mixed precision). Weight decay is
     decoupled (AdamW; with 0 it is Adam) and leaves alone the likelihood's own parameters, such as the one
     learned variance of a Gaussian: pulling it to 1 regularises nothing. Those take ten times the learning
     rate.
@@ -66,10 +67,8 @@ class CautiousAdam:
                 own = name.startswith("likelihood.")
                 self._parameters.append(parameter)
                 rates.append((LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay))
-        self._fused: fused_adam.FusedAdam | None = None
-        if fused_adam.takes(self._parameters):
-            self._fused = fused_adam.FusedAdam(self._parameters, rates, beta1=BETA1, beta2=BETA2, eps=EPSILON)
-        self._groups = [] if self._fused else _groups(self._parameters, rates)
+        self._own = _own(self._parameters, rates)
+        self._groups = [] if self._own else _groups(self._parameters, rates)
         self._numbers = dict[tuple[float, torch.dtype, torch.device], Tensor]()
 
     def step(
@@ -106,8 +105,8 @@ class CautiousAdam:
         if before_update is not None:
             before_update()
         with torch.no_grad():
-            if self._fused is not None:
-                return self._fused.step(outputs, [parameter.grad for parameter in self._parameters])
+            if self._own is not None:
+                return self._own.step(outputs, [parameter.grad for parameter in self._parameters])
             gradients = [[parameter.grad for parameter in group.parameters] for group in self._groups]
             there = [gradient for of_group in gradients for gradient in of_group if gradient is not None]
             skipped = self._found_inf([_plain(output) for output in outputs], there)
@@ -158,6 +157,18 @@ class CautiousAdam:
         if key not in self._numbers:
             self._numbers[key] = torch.full((), value, dtype=like.dtype, device=like.device)
         return self._numbers[key]
+
+
+def _own(
+    parameters: Sequence[Tensor], rates: Sequence[tuple[float, float]]
+) -> fused_adam.FusedAdam | native_adam.NativeAdam | None:
+    """The kernels of fastvae that take the parameters, if any do."""
+    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPSILON}
+    if fused_adam.takes(parameters):
+        return fused_adam.FusedAdam(parameters, rates, **constants)
+    if native_adam.takes(parameters):
+        return native_adam.NativeAdam(parameters, rates, **constants)
+    return None
 
 
 def _groups(parameters: Sequence[Tensor], rates: Sequence[tuple[float, float]]) -> list[_Group]:

@@ -215,7 +215,7 @@ pub(crate) fn empty_float32<'py>(
     Ok((new, address))
 }
 
-/// Says to autograd that a tensor was written to.
+/// Says to autograd that a tensor, or each of several, was written to.
 pub(crate) fn increment_version(tensor: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Some(torch) = TORCH.get(tensor.py()) {
         torch.increment_version.bind(tensor.py()).call1((tensor,))?;
@@ -296,7 +296,7 @@ impl Described {
     }
 
     /// The number of elements.
-    fn elements(&self) -> Option<usize> {
+    pub(crate) fn elements(&self) -> Option<usize> {
         self.shape().iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
     }
 }

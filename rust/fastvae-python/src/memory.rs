@@ -49,6 +49,11 @@ impl Memory {
         Self::new::<T>(name, address, length)
     }
 
+    /// How many elements it spans.
+    pub(crate) fn length(self) -> usize {
+        self.length
+    }
+
     fn range<T>(self) -> Range<usize> {
         self.address..self.address + self.length * size_of::<T>()
     }
@@ -72,15 +77,24 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.address), self.length) }
     }
 
-    /// The elements, to write.
+    /// The elements of a new tensor, to write.
     ///
     /// # Safety
     /// The memory must be the caller's alone for `'a`.
     pub(crate) unsafe fn write<'a, T>(self) -> &'a mut [T] {
+        prefer_huge_pages(self.range::<T>());
+        // SAFETY: the same promise.
+        unsafe { self.update() }
+    }
+
+    /// The elements of a tensor that has been in use, so that the system needs no advice about its memory.
+    ///
+    /// # Safety
+    /// The memory must be the caller's alone for `'a`.
+    pub(crate) unsafe fn update<'a, T>(self) -> &'a mut [T] {
         if self.length == 0 {
             return &mut [];
         }
-        prefer_huge_pages(self.range::<T>());
         // SAFETY: as for `read`; every bit pattern is an element of the types used here.
         unsafe {
             std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(self.address), self.length)

@@ -1,5 +1,6 @@
-//! The operations: forward and backward are one pass over memory each.
+//! The operations: forward and backward are one pass over memory each. And the step that follows them.
 
+pub mod adam;
 pub mod bernoulli;
 pub mod free_bits;
 pub mod gather;
@@ -10,6 +11,7 @@ pub mod observed;
 pub mod prior;
 mod sum;
 
+pub use adam::{Adam, Trained};
 pub use bernoulli::{bernoulli_backward, bernoulli_forward};
 pub use free_bits::{FreeBits, free_bits_backward, free_bits_forward};
 pub use gather::{Binarize, Sample, gather_batch};

@@ -1,5 +1,6 @@
 //! The functions of `fastvae._core`, one file for each family, and what they share.
 
+pub(crate) mod adam;
 pub(crate) mod free_bits;
 pub(crate) mod gather;
 pub(crate) mod kl;

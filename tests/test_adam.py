@@ -1,0 +1,217 @@
+"""Adam on the CPU: what holds on every device, and that nothing depends on threads or on how tensors lie."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from adam_tests import (
+    ADAM,
+    DECAY,
+    RATE,
+    AdamTests,
+    TorchAdam,
+    assert_close,
+    assert_same,
+    numbers,
+    ok,
+    rates_of,
+    spoiled,
+)
+from fastvae import _core
+from fastvae.training import native_adam
+from fastvae.training.native_adam import NativeAdam
+from fastvae.training.optimizer import CautiousAdam
+
+CHUNK = 1 << 15
+"""Elements that a thread takes at a time."""
+
+LARGE = [CHUNK - 1, 4 * CHUNK + 17, 3, 2 * CHUNK]
+
+
+class TestNativeAdam(AdamTests):
+    adam = NativeAdam
+
+    @pytest.fixture
+    def device(self):
+        return torch.device("cpu")
+
+
+def trained(sizes, steps):
+    parameters = numbers(sizes, 0)
+    adam = NativeAdam(parameters, rates_of(parameters, (RATE, DECAY)), **ADAM)
+    for step in range(1, steps + 1):
+        adam.step(ok("cpu"), numbers(sizes, step))
+    return parameters
+
+
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    threads(1)
+    alone = trained(LARGE, 3)
+    for count in (2, 3, 8):
+        threads(count)
+        assert_same(trained(LARGE, 3), alone)
+
+
+def test_a_step_has_the_bits_of_steps_of_its_parts():
+    """Where a parameter lies among the others, and in which, makes no difference to a number."""
+    (whole,) = trained([5000], 3)
+    parts = [whole_at_start.clone() for whole_at_start in numbers([5000], 0)[0].split(617)]
+    adam = NativeAdam(parts, rates_of(parts, (RATE, DECAY)), **ADAM)
+    for step in range(1, 4):
+        adam.step(ok("cpu"), list(numbers([5000], step)[0].split(617)))
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_found_wherever_it_is(threads, value):
+    threads(2)
+    parameters, gradients = numbers(LARGE, 0), numbers(LARGE, 1)
+    adam = NativeAdam(parameters, rates_of(parameters, (RATE, DECAY)), **ADAM)
+    before = [parameter.clone() for parameter in parameters]
+    places = [
+        ("gradient", number, position)
+        for number, size in enumerate(LARGE)
+        for position in {0, 1, 15, 16, 63, 64, CHUNK - 1, CHUNK, size // 2, size - 2, size - 1}
+        if position < size
+    ]
+    for where in places:
+        assert float(adam.step(*spoiled(ok("cpu"), gradients, where, value))) == 1.0, where
+    assert_same(parameters, before)
+
+
+def test_empty_parameters_are_no_trouble():
+    sizes = [0, 5, 0]
+    parameters = numbers(sizes, 0)
+    rates = rates_of(parameters, (RATE, DECAY))
+    assert native_adam.takes(parameters)
+    adam, reference = NativeAdam(parameters, rates, **ADAM), TorchAdam(parameters, rates)
+    gradients = numbers(sizes, 1)
+    assert float(adam.step([*ok("cpu"), torch.empty(0)], [gradients[0], gradients[1], None])) == 0.0
+    reference.step(gradients)
+    assert_close(parameters, reference.parameters, 1)
+
+
+class Marked(torch.Tensor):
+    """A tensor that wants to see what is done with it."""
+
+
+def unaligned(size):
+    """Floats that begin between two floats."""
+    memory = torch.frombuffer(bytearray(4 * size + 1), dtype=torch.uint8)
+    return torch.from_numpy(memory.numpy()[1:].view(np.float32))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["float64", "bfloat16", "transposed", "negated", "subclass", "unaligned", "shared", "none", "empty"],
+)
+def test_what_it_does_not_take_is_left_to_torch(kind):
+    weight = torch.ones(4, 6)
+    parameters = {
+        "float64": [weight.double()],
+        "bfloat16": [weight, weight.bfloat16()],
+        "transposed": [weight.t()],
+        "negated": [torch._neg_view(weight)],
+        "subclass": [weight.clone().as_subclass(Marked)],
+        "unaligned": [unaligned(24)],
+        "shared": [weight[:3], weight[2:]],
+        "none": [],
+        "empty": [torch.empty(0)],
+    }[kind]
+    assert not native_adam.takes(parameters)
+    assert native_adam.takes([weight[:2], weight[2:]]), "neighbours share nothing"
+
+
+def test_two_parameters_in_the_same_memory_train_as_torch_trains_them():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.there = nn.Parameter(torch.ones(3, 3))
+            self.back = nn.Parameter(self.there.detach().view(9))
+
+    model, other = Tied(), Tied()
+    adam = CautiousAdam(model, learning_rate=RATE, weight_decay=DECAY)
+    torchs = torch.optim.AdamW(other.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+    for _ in range(3):
+        adam.step([model.there.square().sum() + model.back.exp().sum()])
+        torchs.zero_grad()
+        (other.there.square().sum() + other.back.exp().sum()).backward()
+        torchs.step()
+    assert torch.equal(model.there, other.there)
+
+
+def test_a_parameter_that_came_to_share_its_memory_is_refused():
+    first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    adam = NativeAdam([first, second], [(RATE, 0.0)] * 2, **ADAM)
+    second.data = first.data
+    with pytest.raises(ValueError, match="came to share its memory"):
+        adam.step(ok("cpu"), [torch.ones(3), torch.ones(3)])
+    assert torch.equal(first, torch.ones(3))
+    first.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="its storage was resized or freed"):
+        adam.step(ok("cpu"), [torch.ones(3), torch.ones(3)])
+
+
+def test_a_gradient_in_the_memory_of_a_parameter_is_its_value_before_the_step():
+    """``x.square().sum() / 2`` has the parameter itself as gradient, if somebody writes it so."""
+    first, second = numbers([5000, 5000], 0)
+    adam = NativeAdam([first], [(RATE, 0.0)], **ADAM)
+    other = NativeAdam([copy := first.clone()], [(RATE, 0.0)], **ADAM)
+    adam.step(ok("cpu"), [first])
+    other.step(ok("cpu"), [copy.clone()])
+    assert torch.equal(first, copy)
+    adam.step(ok("cpu"), [second])
+    other.step(ok("cpu"), [second])
+    assert torch.equal(first, copy)
+
+
+def test_gradients_may_share_memory():
+    parameters = numbers([7, 7], 0)
+    adam, reference = (make(parameters, [(RATE, 0.0)] * 2) for make in (native, TorchAdam))
+    (gradient,) = numbers([7], 1)
+    adam.step(ok("cpu"), [gradient, gradient])
+    reference.step([gradient, gradient])
+    assert_close(parameters, reference.parameters, 1)
+
+
+def native(parameters, rates):
+    return NativeAdam(parameters, rates, **ADAM)
+
+
+def test_a_skipped_step_is_not_a_change():
+    """A backward that kept the value may go on."""
+    weight = torch.ones(3, requires_grad=True)
+    product = weight * weight
+    with torch.no_grad():
+        adam = NativeAdam([weight], [(RATE, 0.0)], **ADAM)
+        adam.step(ok("cpu"), [torch.full((3,), math.nan)])
+    product.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_flag_is_float32_whatever_the_default_is(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        adam = NativeAdam([torch.ones(3, dtype=torch.float32)], [(RATE, 0.0)], **ADAM)
+        skipped = adam.step([torch.ones(2, dtype=torch.float64)], [torch.ones(3)])
+    finally:
+        torch.set_default_dtype(before)
+    assert (skipped.dtype, float(skipped)) == (torch.float32, 0.0)
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match=r"betas must lie in \[1/2, 1\), got 1"):
+        _core.Adam((0.9, 1.0), 1e-8, [])
+    adam = _core.Adam((0.9, 0.999), 1e-8, [(3, RATE, 0.0)])
+    with pytest.raises(ValueError, match="made for 1 tensors, got 2 parameters and 1 gradients"):
+        adam.step([torch.ones(3), torch.ones(3)], [None], [])
+    assert adam.step([torch.ones(4)], [torch.ones(4)], []) is None
+    assert adam.step([torch.ones(3)], [torch.ones(4)], []) is None
+    assert adam.step([torch.ones(3)], [torch.ones(3, dtype=torch.float64)], []) is None
+    assert adam.step([torch.ones(3)], [torch.ones(3)], [torch.ones(2, dtype=torch.float64)]) is None
