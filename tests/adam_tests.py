@@ -115,6 +115,10 @@ class Model(nn.Module):
         return self.inner(x).squeeze(1), self.likelihood.logvar * x.square().sum(1)
 
 
+class Marked(torch.Tensor):
+    """A tensor that wants to see what is done with it."""
+
+
 class AdamTests:
     """The tests; ``adam`` is the class, and the fixture ``device`` where its parameters are."""
 
@@ -255,9 +259,25 @@ class AdamTests:
         adam = self.adam([parameter], [(RATE, 0.0)], **ADAM)
         with pytest.raises(ValueError, match=r"a gradient has shape \(5,\)"):
             adam.step(ok(device), [torch.ones(5, device=device)])
-        parameter.data = parameter.data.t()
-        with pytest.raises(ValueError, match="must stay 24 contiguous float32 numbers"):
-            adam.step(ok(device), [torch.ones(6, 4, device=device)])
+        parameter.data = parameter.data.double()
+        with pytest.raises(ValueError, match=r"became torch.float64 of \(4, 6\) .* stay 24 .*numbers"):
+            adam.step(ok(device), [torch.ones(4, 6, device=device)])
+        parameter.data = torch.ones(5, device=device)
+        with pytest.raises(ValueError, match=r"became torch.float32 of \(5,\) .* stay 24 .*numbers"):
+            adam.step(ok(device), [torch.ones(5, device=device)])
+
+    def test_outputs_and_gradients_may_be_of_a_class_of_their_own(self, device):
+        """As those are that come of data of such a class."""
+        parameters, others = placed(numbers([5], 0), device), placed(numbers([5], 0), device)
+        adam, other = (self.adam(some, [(RATE, 0.0)], **ADAM) for some in (parameters, others))
+        gradients = placed(numbers([5], 1), device)
+        outputs = ok(device)
+        marked = [[t.as_subclass(Marked) for t in tensors] for tensors in (outputs, gradients)]
+        assert type(adam.step(*marked)) is torch.Tensor
+        other.step(outputs, gradients)
+        assert_same(parameters, others)
+        marked[0][1][3] = math.nan
+        assert float(adam.step(*marked)) == 1.0
 
     def test_the_optimizer_takes_it_with_the_rates_of_each_parameter(self, device):
         model, other = Model().to(device), Model()

@@ -14,6 +14,7 @@ from adam_tests import (
     DECAY,
     RATE,
     AdamTests,
+    Marked,
     TorchAdam,
     assert_close,
     assert_same,
@@ -96,10 +97,6 @@ def test_empty_parameters_are_no_trouble():
     assert_close(parameters, reference.parameters, 1)
 
 
-class Marked(torch.Tensor):
-    """A tensor that wants to see what is done with it."""
-
-
 def unaligned(size):
     """Floats that begin between two floats."""
     memory = torch.frombuffer(bytearray(4 * size + 1), dtype=torch.uint8)
@@ -157,17 +154,94 @@ def test_a_parameter_that_came_to_share_its_memory_is_refused():
         adam.step(ok("cpu"), [torch.ones(3), torch.ones(3)])
 
 
-def test_a_gradient_in_the_memory_of_a_parameter_is_its_value_before_the_step():
-    """``x.square().sum() / 2`` has the parameter itself as gradient, if somebody writes it so."""
+def test_what_lies_in_the_memory_of_a_parameter_is_what_it_was_before_the_step():
+    """A gradient, which ``x.square().sum() / 2`` may have so, or an output."""
     first, second = numbers([5000, 5000], 0)
     adam = NativeAdam([first], [(RATE, 0.0)], **ADAM)
     other = NativeAdam([copy := first.clone()], [(RATE, 0.0)], **ADAM)
     adam.step(ok("cpu"), [first])
     other.step(ok("cpu"), [copy.clone()])
     assert torch.equal(first, copy)
-    adam.step(ok("cpu"), [second])
-    other.step(ok("cpu"), [second])
-    assert torch.equal(first, copy)
+    for outputs in ([first, second], [first.view(50, 100).t()]):
+        assert float(adam.step(outputs, [second])) == 0.0
+        other.step(ok("cpu"), [second])
+        assert torch.equal(first, copy)
+
+
+@pytest.mark.parametrize("of", ["gradient", "output"])
+def test_memory_that_was_freed_is_not_read(of):
+    weight, freed = torch.ones(3), torch.ones(3)
+    adam = NativeAdam([weight], [(RATE, 0.0)], **ADAM)
+    freed.untyped_storage().resize_(0)
+    outputs, gradient = (ok("cpu"), freed) if of == "gradient" else ([freed], torch.ones(3))
+    with pytest.raises(RuntimeError, match="its storage was resized or freed"):
+        adam.step(outputs, [gradient])
+    assert torch.equal(weight, torch.ones(3))
+
+
+def test_methods_that_are_called_on_the_way_cannot_free_what_is_written_to():
+    weight, gradient, output = torch.ones(1000), torch.ones(1000), torch.ones(3)
+
+    def untyped_storage():
+        weight.untyped_storage().resize_(0)
+        return torch.Tensor.untyped_storage(output)
+
+    output.untyped_storage = untyped_storage
+    adam = _core.Adam((0.9, 0.999), 1e-8, [(1000, RATE, 0.0)])
+    assert adam.step([weight], [gradient], [output]) is None
+
+
+def test_a_parameter_that_got_other_strides_goes_on_as_it_was():
+    """As a module has it that turns to ``channels_last`` in its first step."""
+    weight, other = (torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    adam, reference = (NativeAdam([p], [(RATE, DECAY)], **ADAM) for p in (weight, other))
+    for step in range(1, 5):
+        if step == 3:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            assert not weight.is_contiguous()
+        gradient = numbers([300], step)[0].view(3, 4, 5, 5)
+        for outputs in (ok("cpu"), [torch.tensor([math.nan])]):
+            flags = [float(each.step(outputs, [gradient])) for each in (adam, reference)]
+            assert flags == [float(len(outputs) == 1)] * 2
+            assert torch.equal(weight, other)
+
+
+def test_a_parameter_that_is_not_used_any_more_may_become_anything():
+    used, frozen = torch.ones(3), torch.ones(3)
+    adam = NativeAdam([used, frozen], [(RATE, 0.0)] * 2, **ADAM)
+    adam.step(ok("cpu"), [torch.ones(3), torch.ones(3)])
+    frozen.data = frozen.data.bfloat16()
+    adam.step(ok("cpu"), [torch.ones(3).to_sparse(), None])
+    assert not torch.equal(used, frozen.float())
+
+
+@pytest.mark.parametrize("axes", [0, 9])
+def test_tensors_of_any_number_of_axes(axes):
+    parameters = numbers([1, 1], 0)
+    parameters[0] = parameters[0].view((1,) * axes)
+    others = [parameter.clone() for parameter in parameters]
+    rates = [(RATE, 0.0)] * 2
+    adam, reference = native(parameters, rates), TorchAdam(others, rates)
+    gradients = numbers([1, 1], 1)
+    gradients[0] = gradients[0].view((1,) * axes)
+    assert float(adam.step([torch.ones((1,) * axes)], gradients)) == 0.0
+    reference.step(gradients)
+    assert_close(parameters, reference.parameters, 1)
+
+
+def test_many_parameters():
+    sizes = [7] * 700
+    parameters = list(torch.cat(numbers(sizes, 0)).split(7))
+    adam, reference = (make(parameters, rates_of(parameters, (RATE, DECAY))) for make in (native, TorchAdam))
+    gradients = list(torch.cat(numbers(sizes, 1)).split(7))
+    assert float(adam.step(ok("cpu"), gradients)) == 0.0
+    reference.step(gradients)
+    assert_close(parameters, reference.parameters, 1)
+    gradients[350] = parameters[349][:3].new_tensor([1.0]).expand(7)
+    assert adam._adam.step(parameters, [*gradients[:350], parameters[3], *gradients[351:]], []) is None
+    overlapping = [*parameters[:-1], torch.cat(parameters)[:7]]
+    assert native_adam.takes(overlapping)
+    assert not native_adam.takes([*parameters[:-1], parameters[0][2:]])
 
 
 def test_gradients_may_share_memory():
@@ -193,22 +267,24 @@ def test_a_skipped_step_is_not_a_change():
     product.sum().backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_the_flag_is_float32_whatever_the_default_is(dtype):
+def test_the_flag_is_float32_on_the_cpu_whatever_the_defaults_are():
+    weight, gradient, output = torch.ones(3), torch.ones(3), torch.ones(2)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(torch.float64)
     try:
-        adam = NativeAdam([torch.ones(3, dtype=torch.float32)], [(RATE, 0.0)], **ADAM)
-        skipped = adam.step([torch.ones(2, dtype=torch.float64)], [torch.ones(3)])
+        with torch.device("meta"):
+            skipped = NativeAdam([weight], [(RATE, 0.0)], **ADAM).step([output], [gradient])
     finally:
         torch.set_default_dtype(before)
-    assert (skipped.dtype, float(skipped)) == (torch.float32, 0.0)
+    assert (skipped.dtype, skipped.device.type, float(skipped)) == (torch.float32, "cpu", 0.0)
 
 
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match=r"betas must lie in \[1/2, 1\), got 1"):
         _core.Adam((0.9, 1.0), 1e-8, [])
     adam = _core.Adam((0.9, 0.999), 1e-8, [(3, RATE, 0.0)])
+    with pytest.raises(MemoryError, match="the averages of Adam"):
+        _core.Adam((0.9, 0.999), 1e-8, [(2**60, RATE, 0.0)])
     with pytest.raises(ValueError, match="made for 1 tensors, got 2 parameters and 1 gradients"):
         adam.step([torch.ones(3), torch.ones(3)], [None], [])
     assert adam.step([torch.ones(4)], [torch.ones(4)], []) is None

@@ -120,7 +120,37 @@ def test_what_is_not_for_it_is_left_to_torch(layers, monkeypatch, what):
     assert layers == []
 
 
+@needs_the_operator
+@pytest.mark.parametrize(("rows", "taken"), [(4, 0), (5, 1)])
+def test_a_layer_is_as_large_as_its_batch(layers, monkeypatch, rows, taken):
+    monkeypatch.setattr(onednn, "FEWEST_PRODUCTS", 5 * 3 * 4)
+    layer = nn.Linear(3, 4)
+    with onednn.linear_layers(layer):
+        layer(torch.randn(rows, 3))
+    assert len(layers) == taken
+
+
+@needs_the_operator
+def test_rows_that_overlap_are_left_to_torch(layers):
+    """The operator refuses some of them."""
+    layer, x = nn.Linear(3, 4), torch.randn(7).as_strided((5, 3), (1, 1))
+    with onednn.linear_layers(layer):
+        layer(x).sum().backward()
+    assert layers == []
+
+
 # Where
+
+
+@needs_the_operator
+def test_the_answer_does_not_depend_on_the_defaults_of_who_asks_first():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert onednn._computes()
+    finally:
+        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +232,24 @@ def test_afterwards_the_layers_are_torchs_again(layers):
     with pytest.raises(KeyboardInterrupt), onednn.linear_layers(model):
         model(torch.ones(1, 2))
     assert "forward" not in vars(model[0])
+
+
+def test_nothing_is_left_of_a_beginning_that_was_interrupted(monkeypatch):
+    """Between two layers."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    given_ = []
+
+    def interrupted(function, layer):
+        if given_:
+            raise KeyboardInterrupt
+        given_.append(layer)
+        return function
+
+    monkeypatch.setattr(onednn.functools, "partial", interrupted)
+    with pytest.raises(KeyboardInterrupt), onednn.linear_layers(model):
+        pass
+    assert given_ == [model[0]]
+    assert all("forward" not in vars(module) for module in model)
 
 
 @pytest.mark.parametrize("what", ["own encoder", "inductor", "bfloat16"])

@@ -38,6 +38,14 @@ class TestFusedAdam(AdamTests):
             monkeypatch.setattr(fused_adam, "takes", lambda _: True)
 
 
+def test_a_parameter_that_got_other_strides_is_refused(device):
+    parameter = nn.Parameter(torch.ones(4, 6, device=device))
+    adam = FusedAdam([parameter], [(RATE, 0.0)], **ADAM)
+    parameter.data = parameter.data.t()
+    with pytest.raises(ValueError, match="must stay 24 contiguous float32 numbers"):
+        adam.step(ok(device), [torch.ones(6, 4, device=device)])
+
+
 def test_more_tensors_than_a_launch_takes(device):
     """A number that is not finite in the last launch calls off the first one's updates too."""
     sizes = [7] * (MOST_TENSORS + 2) + [0] + [1030]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastvae.ops.cuda import cdiv, compiles_for, has_triton, kernels, launch, next_power_of_two, on
 from fastvae.ops.layout import address
 
-__all__ = ["FusedAdam", "check_gradient", "check_parameter", "flat", "is_plain", "plain_output", "takes"]
+__all__ = ["FusedAdam", "check_gradient", "flat", "is_plain", "plain_output", "takes"]
 
 CHUNK = 1024
 """Elements that a program takes: eight for each of its threads."""
@@ -164,7 +164,7 @@ class FusedAdam:
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
         for parameter, size in zip(self._parameters, self._sizes, strict=True):
-            check_parameter(parameter, size, self._device)
+            _check_parameter(parameter, size, self._device)
         first, second = self._outputs(outputs)
         skipped = torch.empty((), dtype=torch.float32, device=self._device)
         # A copy has to live until its kernel is launched; the allocator keeps the order from there.
@@ -244,7 +244,7 @@ class FusedAdam:
         return first, second
 
 
-def check_parameter(parameter: Tensor, size: int, device: torch.device) -> None:
+def _check_parameter(parameter: Tensor, size: int, device: torch.device) -> None:
     """Refuse a parameter that is no longer what a training began with."""
     if not is_plain(parameter, device) or parameter.numel() != size:
         raise ValueError(
@@ -264,9 +264,10 @@ def check_gradient(gradient: Tensor, parameter: Tensor) -> None:
 
 def flat(tensor: Tensor) -> Tensor:
     """The tensor as float32 numbers one after the other; itself where it is that already."""
+    tensor = tensor.detach()
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    return tensor.detach().resolve_neg().to(torch.float32).contiguous()
+    return tensor.as_subclass(Tensor).resolve_neg().to(torch.float32).contiguous()
 
 
 def plain_output(output: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.layout import address
-from fastvae.training.fused_adam import check_gradient, check_parameter, flat, is_plain, plain_output
+from fastvae.training.fused_adam import check_gradient, flat, is_plain, plain_output
 
 __all__ = ["NativeAdam", "takes"]
 
@@ -32,7 +32,8 @@ class NativeAdam:
     Parameters
     ----------
     parameters : sequence of Tensor
-        float32, contiguous, on the CPU. They are updated in place and have to stay that way.
+        float32, contiguous, on the CPU. They are updated in place. Should one get other strides later, it is
+        updated by way of a copy.
     rates : sequence of (float, float)
         The learning rate and the weight decay of each.
     beta1, beta2, eps : float
@@ -79,26 +80,49 @@ class NativeAdam:
         return torch.full((), 0.0 if moved else 1.0, dtype=torch.float32, device=CPU)
 
     def _step_with_copies(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> bool:
-        """The same of tensors that are not plain: of what is read there are copies that are."""
-        for parameter, number in zip(self._parameters, self._members, strict=True):
-            check_parameter(parameter, self._sizes[number], CPU)
-            address(parameter)
-        copies = [
-            None if gradient is None else _copy(gradient, parameter)
-            for parameter, gradient in zip(self._parameters, gradients, strict=True)
-        ]
-        looked_at = [plain_output(output).clone() for output in outputs if output.numel()]
-        moved = self._adam.step(self._parameters, copies, looked_at)
+        """The same where a tensor is not plain, of which there is a copy then that is."""
+        own, read = list[Tensor](), list[Tensor | None]()
+        for parameter, number, gradient in zip(self._parameters, self._members, gradients, strict=True):
+            if gradient is None:
+                own.append(parameter)
+                read.append(None)
+                continue
+            _check(parameter, self._sizes[number])
+            check_gradient(gradient, parameter)
+            own.append(_plain(parameter, flat))
+            read.append(_plain(gradient, flat))
+        looked_at = [_plain(output, plain_output) for output in outputs if output.numel()]
+        moved = self._adam.step(own, read, looked_at)
+        if moved is None:
+            # Something that is read is in the memory of a parameter.
+            read = [None if gradient is None else gradient.clone() for gradient in read]
+            moved = self._adam.step(own, read, [output.clone() for output in looked_at])
         if moved is None:
             raise ValueError(
-                "a parameter that is trained came to share its memory with another one, or to begin between "
-                "two float32 numbers: it must keep memory of its own"
+                "a parameter that is trained came to share its memory with another one: each must keep "
+                "its own"
             )
+        if moved:
+            for parameter, copy in zip(self._parameters, own, strict=True):
+                if copy is not parameter:
+                    parameter.detach().copy_(copy.view(parameter.shape))
         return moved
 
 
-def _copy(gradient: Tensor, parameter: Tensor) -> Tensor:
-    gradient = flat(gradient)
-    check_gradient(gradient, parameter)
-    address(gradient)
-    return gradient.clone()
+def _check(parameter: Tensor, size: int) -> None:
+    """Refuse a parameter that is no longer what a training began with, but for its strides."""
+    plain = parameter.dtype is torch.float32 and parameter.layout is torch.strided
+    if not plain or parameter.device != CPU or parameter.numel() != size:
+        raise ValueError(
+            f"a parameter that is trained became {parameter.dtype} of {tuple(parameter.shape)} on "
+            f"{parameter.device}: it must stay {size} float32 numbers on {CPU}"
+        )
+
+
+def _plain(tensor: Tensor, to_floats: Callable[[Tensor], Tensor]) -> Tensor:
+    """A tensor that can be read where it is, or a copy that can."""
+    if _core.Adam.takes([tensor]):
+        return tensor
+    floats = to_floats(tensor)
+    address(floats)
+    return floats.flatten().clone()

@@ -41,7 +41,7 @@ def is_faster() -> bool:
 def linear_layers(model: nn.Module) -> Iterator[None]:
     """Have the linear layers of a model computed by oneDNN, where gradients are recorded and it pays.
 
-    Only once differentiable. What is not a float32 matrix, or is under autocast, is left to torch.
+    Only once differentiable. What is not a contiguous float32 matrix, or is under autocast, is left to torch.
 
     Parameters
     ----------
@@ -49,19 +49,20 @@ def linear_layers(model: nn.Module) -> Iterator[None]:
         On the CPU.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
-    for layer in layers:
-        vars(layer)["forward"] = functools.partial(_forward, layer)
     try:
+        for layer in layers:
+            vars(layer)["forward"] = functools.partial(_forward, layer)
         yield
     finally:
         for layer in layers:
-            del vars(layer)["forward"]
+            vars(layer).pop("forward", None)
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
     weight, bias = layer.weight, layer.bias
     if (
         x.dim() == 2
+        and x.is_contiguous()
         and x.dtype is weight.dtype is torch.float32
         and len(x) * weight.numel() >= FEWEST_PRODUCTS
         and torch.is_grad_enabled()
@@ -104,7 +105,9 @@ def _suits(processor: tuple[str, int]) -> bool:
 
 def _computes() -> bool:
     """Whether this torch's operator, which is not part of its documented interface, is what it was."""
-    x, weight, bias = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3), torch.ones(4)
+    # Whatever the default dtype and device are: the answer is kept.
+    numbers = torch.arange(22, dtype=torch.float32, device="cpu")
+    x, weight, bias = numbers[:6].view(2, 3), numbers[6:18].view(4, 3), numbers[18:]
     try:
         return torch.equal(_product(x, weight, bias), linear(x, weight, bias))
     except (AttributeError, RuntimeError, TypeError):

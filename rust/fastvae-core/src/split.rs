@@ -6,11 +6,11 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 /// Columns of the longest stretch that is worked on in one piece.
-pub(crate) const SEGMENT: usize = 16384;
+///
+/// Miri, which looks for data races too, would need hours for as much work as has several of them, or several threads.
+pub(crate) const SEGMENT: usize = if cfg!(miri) { 1 << 9 } else { 1 << 14 };
 
 /// Elements below which another thread of a lent pool costs more than it saves.
-///
-/// Miri, which looks for data races, would need hours for as many.
 const ELEMENTS_PER_LENT_THREAD: usize = if cfg!(miri) { 1 << 8 } else { 1 << 15 };
 
 /// The same for a thread that has to be started, perhaps while the pool's own threads still spin.

@@ -400,9 +400,10 @@ where
     T::Math: Dtype,
 {
     let (math, group_of) = (Format::of_math::<T>(), |size: usize| if size == 1 { 1 } else { 4 });
-    for (group, columns) in [(1, 37), (4, 36), (16, 48), (19, 38), (100, 100)] {
+    let shapes = [(1, 37), (4, 36), (16, 48), (19, 38), (100, 100)];
+    for &(group, columns) in if cfg!(miri) { &shapes[1..2] } else { &shapes[..] } {
         // With logvar = 0 the KL is mu^2 / 2: one of mu = 2, or four of mu = 1; the last group has another 2.
-        let (rows, parts) = (3, group_of(group));
+        let (rows, parts) = (if cfg!(miri) { 1 } else { 3 }, group_of(group));
         let of_column = |column: usize| {
             let (inside, last) = (column % group, column / group + 1 == columns / group);
             let part = if parts == 1 { 2.0 } else { 1.0 };

@@ -56,6 +56,7 @@ impl Case {
     fn adam(&self) -> Adam {
         let tensor = |(tensor, &length)| (length, RATE, Self::decay(tensor));
         Adam::new(BETAS, EPS, self.lengths.iter().enumerate().map(tensor))
+            .expect("there is memory for a test")
     }
 }
 
@@ -151,6 +152,13 @@ proptest! {
 #[test]
 #[should_panic(expected = "a tensor stays as long as it was")]
 fn a_tensor_of_another_length_is_refused() {
-    let mut adam = Adam::new(BETAS, EPS, [(3, RATE, 0.0)]);
+    let mut adam = Adam::new(BETAS, EPS, [(3, RATE, 0.0)]).expect("there is memory for three numbers");
     adam.step(plain(), vec![Some((&mut [0.0; 3], &[0.0; 4]))], &[]);
+}
+
+#[test]
+fn more_than_fits_in_memory_is_an_error() {
+    for length in [usize::MAX, usize::MAX / 4, isize::MAX as usize / 4] {
+        assert!(Adam::new(BETAS, EPS, [(3, RATE, 0.0), (length, RATE, 0.0)]).is_err());
+    }
 }

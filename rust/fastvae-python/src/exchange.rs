@@ -233,6 +233,7 @@ fn address_of_made(new: &Bound<'_, PyAny>, shape: &[usize], kind: Kind) -> PyRes
 
 /// What the exchange API says of a tensor that is exactly a `Tensor` or a `Parameter`, dense, on the CPU, of a few axes,
 /// not empty, and aligned: all but whether its elements are within the storage and as they are stored.
+#[derive(PartialEq)]
 pub(crate) struct Described {
     pub(crate) kind: Kind,
     address: usize,
@@ -326,6 +327,11 @@ impl<'a, 'py> Plain<'a, 'py> {
         let end = offset.checked_add(described.extent()?)?.checked_mul(described.kind.size())?;
         let negated: bool = object.call_method0(intern!(py, "is_neg")).ok()?.extract().ok()?;
         (end <= bytes && !negated).then_some(Self { object, described })
+    }
+
+    /// Whether the tensor still is what it was: to see that it is plain runs methods in Python, which may change others.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        Described::of(self.object).is_some_and(|now| now == self.described)
     }
 
     /// The integer in a tensor of one.

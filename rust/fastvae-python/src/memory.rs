@@ -136,3 +136,19 @@ pub(crate) fn check_disjoint<T, U>(outputs: &[Memory], inputs: &[Memory]) -> PyR
     }
     Ok(())
 }
+
+/// Whether no memory that is written to shares a byte with any other, for any number of them.
+pub(crate) fn are_apart<T>(written: &[Memory], read: &[Memory]) -> bool {
+    let ranges = |memories: &[Memory]| {
+        let mut ranges: Vec<_> = memories.iter().map(|memory| memory.range::<T>()).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges
+    };
+    let written = ranges(written);
+    // Those apart from each other end in the order in which they begin.
+    written.is_sorted_by(|one, next| one.end <= next.start)
+        && ranges(read).iter().all(|read| {
+            let behind = written.partition_point(|written| written.end <= read.start);
+            written.get(behind).is_none_or(|written| read.end <= written.start)
+        })
+}

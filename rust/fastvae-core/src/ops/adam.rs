@@ -7,6 +7,7 @@ use crate::lanes::{Floats, LANES, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::split::{for_each, threads_for};
 use core::sync::atomic::{AtomicBool, Ordering};
+use std::collections::TryReserveError;
 
 /// Elements that a thread takes at a time.
 const CHUNK: usize = 1 << 15;
@@ -33,15 +34,24 @@ impl Adam {
     /// Before the first step: for each tensor its length, its learning rate and its weight decay.
     ///
     /// The betas are above 1/2.
-    pub fn new(betas: [f32; 2], eps: f64, tensors: impl IntoIterator<Item = (usize, f64, f64)>) -> Self {
-        let state = |(length, rate, weight_decay)| State {
-            rate,
-            decay: rate * weight_decay,
-            powers: [1.0, 1.0],
-            means: Aligned::zeros(length),
-            squares: Aligned::zeros(length),
+    ///
+    /// # Errors
+    /// If there is not enough memory for the averages.
+    pub fn new(
+        betas: [f32; 2],
+        eps: f64,
+        tensors: impl IntoIterator<Item = (usize, f64, f64)>,
+    ) -> Result<Self, TryReserveError> {
+        let state = |(length, rate, weight_decay)| -> Result<_, TryReserveError> {
+            Ok(State {
+                rate,
+                decay: rate * weight_decay,
+                powers: [1.0, 1.0],
+                means: Aligned::zeros(length)?,
+                squares: Aligned::zeros(length)?,
+            })
         };
-        Self { betas, eps, states: tensors.into_iter().map(state).collect() }
+        Ok(Self { betas, eps, states: tensors.into_iter().map(state).collect::<Result<_, _>>()? })
     }
 
     /// The length of each tensor.
@@ -134,11 +144,13 @@ struct Aligned {
 }
 
 impl Aligned {
-    fn zeros(length: usize) -> Self {
-        let memory = vec![0.0_f32; length + LINE / size_of::<f32>()];
+    fn zeros(length: usize) -> Result<Self, TryReserveError> {
+        let (mut memory, room) = (Vec::<f32>::new(), length.saturating_add(LINE / size_of::<f32>()));
+        memory.try_reserve_exact(room)?;
+        memory.resize(room, 0.0);
         // A pointer that cannot be aligned, which only Miri has, gives more than there is.
-        let start = memory.as_ptr().align_offset(LINE).min(memory.len() - length);
-        Self { memory, start, length }
+        let start = memory.as_ptr().align_offset(LINE).min(room - length);
+        Ok(Self { memory, start, length })
     }
 
     fn values(&mut self) -> &mut [f32] {

@@ -239,9 +239,22 @@ impl Gaussians {
         (relative, math.smallest() * if away.is_finite() { away } else { 0.0 })
     }
 
+    /// Whether it depends on the last rounding if 1 / sigma of the prior is 0.
+    fn inverse_may_vanish(self, math: Format) -> bool {
+        math.may_vanish((-0.5 * self.prior_logvar).exp())
+    }
+
+    /// Whether the distance is infinite or NaN, depending on that.
+    fn distance_is_unknown(self, math: Format) -> bool {
+        (self.mu - self.prior_mu).is_infinite() && self.inverse_may_vanish(math)
+    }
+
     /// KL(q || p) in nats (Kingma and Welling 2014, appendix B).
     pub(crate) fn kl<T: Dtype>(self) -> Truth {
         let math = Format::of_math::<T>();
+        if self.distance_is_unknown(math) {
+            return Truth::UNKNOWN;
+        }
         let (ratio, _, distance) = self.relative(math);
         let (relative, underflow) = self.errors(math);
         let value = 0.5 * distance * distance + half_exp_excess(ratio);
@@ -265,14 +278,17 @@ impl Gaussians {
             + relative * (grad * distance * distance).abs()
             + underflow * (distance.abs() + underflow) * grad.abs();
         let truth = |value, tolerance| Truth { value, tolerance, early_overflow: true };
-        let infinite = math.limit(grad * distance).is_infinite();
-        let vanishes = math.may_vanish((-0.5 * self.prior_logvar).exp());
-        let of_means = |mean| if infinite && vanishes { Truth::UNKNOWN } else { truth(mean, of_mu) };
+        let unknown_distance = self.distance_is_unknown(math);
+        let unknown_mean = unknown_distance
+            || (math.limit(grad * distance).is_infinite() && self.inverse_may_vanish(math))
+            || (grad.is_infinite()
+                && math.may_vanish((self.mu - self.prior_mu) * (-0.5 * self.prior_logvar).exp()));
+        let unless = |unknown: bool, truth| if unknown { Truth::UNKNOWN } else { truth };
         [
-            of_means(mean),
+            unless(unknown_mean, truth(mean, of_mu)),
             truth(math.limit(grad * growth), of_logvar),
-            of_means(-mean),
-            truth(-math.limit(grad * spread), of_spread),
+            unless(unknown_mean, truth(-mean, of_mu)),
+            unless(unknown_distance, truth(-math.limit(grad * spread), of_spread)),
         ]
     }
 }
