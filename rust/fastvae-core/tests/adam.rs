@@ -45,7 +45,7 @@ impl Case {
 
     /// Whether a tensor has a gradient in a step: nearly always.
     fn has_gradient(&self, step: u64, tensor: usize) -> bool {
-        noise::fold_in(self.seed ^ step, tensor as u64) % 8 > 0
+        !noise::fold_in(self.seed ^ step, tensor as u64).is_multiple_of(8)
     }
 
     /// The weight decay of a tensor.
