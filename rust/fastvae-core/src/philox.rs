@@ -9,13 +9,16 @@ const ROUNDS: usize = 10;
 /// One block: four words from a counter and a key.
 #[must_use]
 pub(crate) fn block(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
-    let [mut k0, mut k1] = key;
-    for _ in 0..ROUNDS {
+    rounds(counter, &schedule(key))
+}
+
+/// A block after a round for each key.
+#[inline(always)]
+pub(crate) fn rounds([mut c0, mut c1, mut c2, mut c3]: [u32; 4], keys: &[[u32; 2]]) -> [u32; 4] {
+    for [k0, k1] in keys {
         let p0 = u64::from(c0) * u64::from(MULTIPLIERS[0]);
         let p1 = u64::from(c2) * u64::from(MULTIPLIERS[1]);
         (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
-        (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
     }
     [c0, c1, c2, c3]
 }
@@ -100,7 +103,16 @@ impl<'a, W: Words, const N: usize> Chains<'a, W, N> {
 
     /// The words, all rounds done.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
     pub(crate) fn words(mut self) -> [Pairs<W>; N] {
+        if W::BLOCK_BY_BLOCK {
+            let keys = &self.keys[2..];
+            let mut words = [W::last_rounds(self.states[0], keys); N];
+            for i in 1..N {
+                words[i] = W::last_rounds(self.states[i], keys);
+            }
+            return words;
+        }
         self.all();
         self.last_round()
     }

@@ -382,6 +382,18 @@ pub trait Words: Copy {
     /// The last round, and its words in pairs: of the even lanes, then of the odd ones, words 0 and 2 of each
     /// block next to each other, and words 1 and 3.
     fn last_round(state: Self::Rounds, key: [u32; 2]) -> [[Self; 2]; 2];
+    /// Whether blocks are best taken through all rounds one after the other, by [`Words::last_rounds`]: a compiler makes
+    /// vectors of a loop over blocks, not of rounds written out.
+    const BLOCK_BY_BLOCK: bool = false;
+    /// Several rounds, of which the last is the [`last_round`](Words::last_round).
+    #[inline(always)]
+    fn last_rounds(mut state: Self::Rounds, keys: &[[u32; 2]]) -> [[Self; 2]; 2] {
+        let (&last, others) = keys.split_last().expect("a last round has a key");
+        for &key in others {
+            state = Self::round(state, key);
+        }
+        Self::last_round(state, last)
+    }
     /// Puts what became of such a pair next to each other: the four values of a block in word order, those of every
     /// other block of the pair in the first result, the others in the second.
     fn weave(first: Self::Floats, second: Self::Floats) -> [Self::Floats; 2];

@@ -1,7 +1,7 @@
 //! Lanes as plain arrays: every architecture, vectorised by the compiler where it can.
 
 use super::{BELOW_FRACTION, Floats, LANES, RowStart, Scalar, Vectors, Words};
-use crate::philox::MULTIPLIERS;
+use crate::philox::{MULTIPLIERS, rounds};
 use core::array::from_fn;
 
 /// The level that needs no instruction-set extension.
@@ -181,6 +181,13 @@ impl Lanes<u32> {
     }
 }
 
+/// The words in pairs, see [`Words::last_round`].
+#[inline(always)]
+fn pairs([a, b, c, d]: [Lanes<u32>; 4]) -> [[Lanes<u32>; 2]; 2] {
+    let ([even_first, odd_first], [even_second, odd_second]) = (a.beside(c), b.beside(d));
+    [[even_first, even_second], [odd_first, odd_second]]
+}
+
 impl Words for Lanes<u32> {
     type Floats = Lanes<f32>;
 
@@ -272,9 +279,17 @@ impl Words for Lanes<u32> {
 
     #[inline(always)]
     fn last_round(state: [Self; 4], key: [u32; 2]) -> [[Self; 2]; 2] {
-        let [a, b, c, d] = Self::round(state, key);
-        let ([even_first, odd_first], [even_second, odd_second]) = (a.beside(c), b.beside(d));
-        [[even_first, even_second], [odd_first, odd_second]]
+        pairs(Self::round(state, key))
+    }
+
+    const BLOCK_BY_BLOCK: bool = true;
+
+    #[inline(always)]
+    fn last_rounds([mut a, mut b, mut c, mut d]: [Self; 4], keys: &[[u32; 2]]) -> [[Self; 2]; 2] {
+        for i in 0..LANES {
+            [a.0[i], b.0[i], c.0[i], d.0[i]] = rounds([a.0[i], b.0[i], c.0[i], d.0[i]], keys);
+        }
+        pairs([a, b, c, d])
     }
 
     #[inline(always)]
