@@ -28,6 +28,7 @@ pub(crate) struct Lanes<T>([T; LANES]);
 
 impl Lanes<f32> {
     /// The lanes, to write to.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn array_mut(&mut self) -> &mut [f32; LANES] {
         &mut self.0
