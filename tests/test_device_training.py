@@ -30,10 +30,10 @@ from fastvae.data.resident import ResidentData
 from fastvae.errors import NonFiniteWarning, NotCapturedWarning
 from fastvae.models import ModelSpec, build_model
 from fastvae.objectives import elbo
-from fastvae.training import branches, graph, load, loop, native_adam, train
+from fastvae.training import branches, graph, load, loop, native_adam, small_layers, train
 from fastvae.training.compilation import FEWEST_STEPS, Compilation, choose_compilation
 from fastvae.training.config import Settings
-from fastvae.training.graph import WARM_UP, CapturedSteps, CudaRecorder
+from fastvae.training.graph import MOST_STEPS, WARM_UP, CapturedSteps, CudaRecorder
 from fastvae.training.history import EpochTotals
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import repeatable, seed_generators
@@ -112,7 +112,7 @@ class TapeRecorder:
 
     def __init__(self, device):
         del device
-        self.entered = self.captures = self.replays = 0
+        self.entered = self.captures = self.replays = self.steps = 0
 
     def __enter__(self):
         self.entered += 1
@@ -130,6 +130,7 @@ class TapeRecorder:
 
         def replay():
             self.replays += 1
+            self.steps += getattr(work, "args", (1,))[0]
             tape.replay()
 
         return replay
@@ -190,8 +191,21 @@ KINDS = {
 }
 
 
+@pytest.fixture
+def taken(monkeypatch):
+    """How many full steps were asked for at once, each time they were taken or captured."""
+    counts, take = [], CapturedSteps._steps_of_full_batches
+
+    def counted(self, steps):
+        counts.append(steps)
+        take(self, steps)
+
+    monkeypatch.setattr(CapturedSteps, "_steps_of_full_batches", counted)
+    return counts
+
+
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
-def test_a_captured_step_trains_as_one_that_is_not(changes, recorders):
+def test_a_captured_step_trains_as_one_that_is_not(changes, recorders, taken):
     changes = {"data": PIXELS, "seed": 3} | changes
     captured = run(**changes, compile="graph")
     # Rounded to bfloat16, half of a last digit may be a whole one.
@@ -199,8 +213,14 @@ def test_a_captured_step_trains_as_one_that_is_not(changes, recorders):
     assert_same_run(captured, run(**changes, compile=False), **bounds)
     (recorder,) = recorders
     settings, samples = captured.config.training, captured.config.data.samples
-    full = settings.epochs * max(samples // settings.batch_size, 1)
-    assert (recorder.captures, recorder.replays, recorder.entered) == (1, full - WARM_UP, 0)
+    full = max(samples // settings.batch_size, 1)  # of an epoch
+    graphs = {min(MOST_STEPS, full), 1}
+    uncaptured = len(taken) - len(graphs)
+    assert set(taken) == graphs
+    # A graph is captured where as many steps are left as it has.
+    assert WARM_UP <= uncaptured < WARM_UP + full
+    assert (recorder.captures, recorder.entered) == (len(graphs), 0)
+    assert recorder.steps == settings.epochs * full - uncaptured
     assert all(parameter.grad is None for parameter in captured.model.parameters())
 
 
@@ -317,13 +337,15 @@ def test_running_statistics_move_with_each_replay(recorders):
 
 def test_ctrl_c_between_replays_gives_what_there_is(recorders, monkeypatch):
     def trained(how):
-        calls = iter(range(100))
+        samples = 0
         with monkeypatch.context() as patch:
             advance = Progress.advance
 
-            def impatient(self, *arguments):
-                advance(self, *arguments)
-                if next(calls) == 7:
+            def impatient(self, size, *arguments):
+                nonlocal samples
+                advance(self, size, *arguments)
+                samples += size
+                if samples == 2 * 67 + 64:  # a graph has the four full steps of an epoch
                     raise KeyboardInterrupt
 
             patch.setattr(Progress, "advance", impatient)
@@ -331,9 +353,9 @@ def test_ctrl_c_between_replays_gives_what_there_is(recorders, monkeypatch):
 
     captured = trained("graph")
     assert captured.interrupted
-    assert [record["epoch"] for record in captured.history] == [1, 2]
+    assert [record["epoch"] for record in captured.history] == [1, 2, 3]
     assert_same_run(captured, trained(False))
-    assert (recorders[0].entered, recorders[0].replays) == (0, 8 - 1 - WARM_UP)
+    assert (recorders[0].entered, recorders[0].replays) == (0, 2)
 
 
 def test_ctrl_c_in_a_replay_skips_no_step(recorders, monkeypatch):
@@ -353,7 +375,7 @@ def test_ctrl_c_in_a_replay_skips_no_step(recorders, monkeypatch):
     monkeypatch.setattr(loop, "CudaRecorder", Interrupted)
     result = run(compile="graph")
     assert result.interrupted
-    assert [record["skipped_steps"] for record in result.history] == [0, 0]
+    assert {record["skipped_steps"] for record in result.history} == {0}
 
 
 class Broken(TapeRecorder):
@@ -428,7 +450,7 @@ def test_auto_captures_what_a_graph_cannot_freeze_on_cuda():
 
 def test_where_the_training_runs_is_told(capsys, recorders):
     run(progress=True, precision="bfloat16", compile="graph")
-    assert "on cpu in bfloat16, each step one CUDA graph (as asked for)\n" in capsys.readouterr().err
+    assert "on cpu in bfloat16, steps in CUDA graphs (as asked for)\n" in capsys.readouterr().err
 
 
 def test_where_the_data_lies_is_told(monkeypatch):
@@ -705,7 +727,7 @@ def test_a_step_mixes_no_devices(monkeypatch, steps_of, likelihood, changes):
         with steps:
             for epoch in (1, 2):
                 batches = loop._batches(data, settings, epoch, elsewhere)
-                assert list(steps.epoch(epoch, batches)) == [32, 32, 32, 32, 2]
+                assert sum(steps.epoch(epoch, batches)) == 4 * 32 + 2
         assert all(parameter.device == elsewhere for parameter in model.parameters())
 
 
@@ -726,16 +748,19 @@ def layers_with_gradients(mode, frozen=()):
     parameters = dict(layers.named_parameters())
     for name in frozen:
         parameters[name].requires_grad_(False)
-    with mode:
+    with mode(layers) if callable(mode) else mode:
         layers(torch.randn(20, 7)).square().sum().backward()
     return {name: parameter.grad for name, parameter in parameters.items()}
 
 
 @pytest.mark.parametrize("frozen", [(), ("2.weight",), ("4.bias", "0.weight")])
-def test_linear_layers_of_a_graph_have_the_gradients_of_any(beside, monkeypatch, frozen):
-    monkeypatch.setattr(branches, "FEW_OUTPUTS", 10)
+@pytest.mark.parametrize("with_relu", [True, False])
+def test_linear_layers_of_a_graph_have_the_gradients_of_any(beside, monkeypatch, frozen, with_relu):
+    monkeypatch.setattr(small_layers, "FEW_OUTPUTS", 10)
     expected = layers_with_gradients(contextlib.nullcontext(), frozen)
-    found = layers_with_gradients(branches.LinearLayers(beside), frozen)
+    found = layers_with_gradients(
+        lambda model: branches.LinearLayers(beside, model if with_relu else None), frozen
+    )
     assert {name for name, grad in found.items() if grad is None} == set(frozen)
     for name in found.keys() - frozen:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
@@ -798,6 +823,7 @@ def test_compiled_modules_of_ones_own_are_not_compiled_again_in_the_capture(reco
         return module.forward
 
     monkeypatch.setattr(loop, "CudaRecorder", lambda _: Repeats())
+    monkeypatch.setattr(graph, "MOST_STEPS", 1)  # what is recorded is done
     torch._dynamo.reset()
     encoder = nn.Sequential(nn.Flatten(), torch.compile(nn.Linear(16, 4), backend=backend, dynamic=False))
     # Batches of one size, as another one is compiled for itself.
@@ -834,6 +860,20 @@ def test_a_step_whose_gradients_are_in_use_is_captured_without_a_branch(beside, 
     assert_same_run(run(compile="graph"), expected)
     assert len(made) == 1
     assert astray == made
+
+
+def test_a_layer_that_has_its_relu_refuses_to_go_on_without_it(beside):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x, mode = torch.randn(5, 3), branches.LinearLayers(beside, model)
+    with pytest.raises(RuntimeError, match="with the ReLU behind it, and that was not called"), mode:
+        model[2](model[0](x))
+    mode = branches.LinearLayers(beside, model)
+    with pytest.raises(RuntimeError, match="with the ReLU behind it, and that was not called"), mode:
+        model[0](x)
+    with branches.LinearLayers(beside, model):
+        y = model[0](x)
+        assert torch.equal(y, model[1](y))
+        assert torch.equal(model[1](-y), torch.zeros_like(y)), "only the one behind the layer is left out"
 
 
 def test_only_plain_layers_on_cuda_are_computed_otherwise():
@@ -887,7 +927,8 @@ def captures(monkeypatch):
 def test_a_cuda_graph_trains_as_uncaptured_steps_do(changes, captures):
     changes = {"data": PIXELS, "seed": 3} | changes | {"device": "cuda"}
     captured = run(**changes, compile="graph")
-    assert len(captures) == 1
+    settings, samples = captured.config.training, captured.config.data.samples
+    assert len(captures) == (1 if samples < 2 * settings.batch_size else 2)
     # Not bit for bit: the graph rounds otherwise where it weighs the KL and adds up an epoch.
     bounds = {"rtol": 2e-2, "atol": 2e-3} if "precision" in changes else {"rtol": 1e-4, "atol": 1e-5}
     assert_same_run(captured, run(**changes, compile=False), **bounds)
@@ -897,13 +938,13 @@ def test_a_cuda_graph_trains_as_uncaptured_steps_do(changes, captures):
 @on_gpu
 def test_auto_is_a_graph_for_fastvaes_own_networks(captures, capsys):
     automatic = run(**ENOUGH, progress=True)
-    assert len(captures) == 1
+    assert len(captures) == 2
     told = capsys.readouterr().err
     assert f"on cuda:{torch.cuda.current_device()} in float32, data resident on cuda:" in told
-    assert "each step one CUDA graph\n" in told
+    assert "steps in CUDA graphs\n" in told
     assert_same_run(automatic, run(**ENOUGH, compile=False), rtol=1e-4, atol=1e-5)
     run(encoder=nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), **ENOUGH, hidden_dims=None)
-    assert len(captures) == 1, "what modules of one's own do in Python is not known"
+    assert len(captures) == 2, "what modules of one's own do in Python is not known"
 
 
 @on_gpu
@@ -975,15 +1016,16 @@ def steps_on_cuda(data, kind, *, epochs=4, **changes):
 @on_gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("kind", ["captured", "uncaptured"])
-def test_no_step_waits_for_the_gpu(kind):
+def test_no_step_waits_for_the_gpu(kind, monkeypatch):
+    monkeypatch.setattr(graph, "MOST_STEPS", 2)
     steps, (data, settings, device) = steps_on_cuda(BYTES, kind)
     with steps:
         sizes = steps.epoch(1, loop._batches(data, settings, 1, device))
-        for _ in range(WARM_UP + 1):  # kernels are loaded, constants made, the graph captured
+        for _ in range(WARM_UP + 1):  # kernels are loaded, constants made, the graphs captured
             next(sizes)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            assert [next(sizes) for _ in range(4)] == [8] * 4
+            assert [next(sizes) for _ in range(2)] == ([16, 8] if kind == "captured" else [8, 8])
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -1025,7 +1067,7 @@ def test_dropout_in_a_graph_draws_what_it_draws_without(captures):
         return run(encoder=encoder, hidden_dims=None, **ENOUGH, compile=how)
 
     captured = trained("graph")
-    assert len(captures) == 1
+    assert len(captures) == 2
     # One mask for all replays, or the masks of the first epoch in each, leads to other weights.
     assert_same_run(captured, trained(False), rtol=1e-4, atol=1e-5)
     assert_same_run(captured, trained("graph"), rtol=0, atol=0)
@@ -1056,7 +1098,7 @@ def test_the_random_state_of_the_gpu_is_left_alone(captures):
     torch.cuda.manual_seed(7)
     before = torch.cuda.get_rng_state()
     run(**ENOUGH)
-    assert len(captures) == 1
+    assert len(captures) == 2
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
@@ -1094,7 +1136,7 @@ def test_a_step_that_reads_a_number_cannot_be_captured_and_the_next_training_can
     assert 'compile="graph" captures the step' in caught.value.__notes__[0]
     assert torch.rand(3, device="cuda").isfinite().all(), "the generator took itself to be in the capture"
     assert_same_run(run(**ENOUGH), run(**ENOUGH, compile=False), rtol=1e-4, atol=1e-5)
-    assert len(captures) == 1
+    assert len(captures) == 2
 
 
 @on_gpu
@@ -1118,7 +1160,31 @@ def test_a_capture_that_breaks_in_backward_leaves_nothing_astray(monkeypatch, ca
     monkeypatch.setattr(branches.SideBranch, "made", take)
     assert torch.rand(3, device="cuda").isfinite().all()
     assert_same_run(run(**ENOUGH), run(**ENOUGH, compile=False), rtol=1e-4, atol=1e-5)
-    assert len(captures) == 1
+    assert len(captures) == 2
+
+
+@on_gpu
+def test_a_graph_without_a_branch_trains_as_one_with_it(monkeypatch, captures):
+    """The first capture is given up when it is nearly done."""
+    expected = run(**ENOUGH, binarize="dynamic")
+
+    def join(self):
+        self.rejoin()
+        raise branches.GradientInUseError("somebody looks")
+
+    monkeypatch.setattr(branches.SideBranch, "join", join)
+    assert_same_run(run(**ENOUGH, binarize="dynamic"), expected, rtol=1e-4, atol=1e-5)
+    assert len(captures) == 4
+
+
+@on_gpu
+@pytest.mark.parametrize("hidden", [(8,), (200, 200), (1100,)])
+@pytest.mark.parametrize("batch_size", [16, 30])
+def test_layers_of_a_graph_train_as_torchs_do(hidden, batch_size, captures):
+    """Those that are one kernel, and wider ones that are not."""
+    changes = ENOUGH | {"hidden_dims": hidden, "batch_size": batch_size, "latent_dim": 5}
+    assert_same_run(run(**changes, compile="graph"), run(**changes, compile=False), rtol=1e-4, atol=2e-5)
+    assert len(captures) == 2
 
 
 @on_gpu
@@ -1126,10 +1192,10 @@ def test_auto_goes_on_where_a_capture_breaks(monkeypatch):
     """The capture is broken for real, by reading a number in it."""
     take = Step.__call__
 
-    def reads(self, x, seed, weight):
+    def reads(self, x, *others):
         if torch.cuda.is_current_stream_capturing():
             x.sum().item()
-        return take(self, x, seed, weight)
+        return take(self, x, *others)
 
     expected = run(**ENOUGH, compile=False)
     monkeypatch.setattr(Step, "__call__", reads)

@@ -357,12 +357,12 @@ def test_totals_are_means_over_the_samples_of_steps_that_counted():
 def test_a_step_begins_backward_with_the_derivatives_of_the_bound(weight):
     """The bits of what autograd makes of it."""
     from fastvae.objectives import elbo
-    from fastvae.training.step import _slopes
+    from fastvae.training.step import loss_slopes
 
     for size in range(1, 300):
         recon, kl = (torch.randn(size, requires_grad=True) for _ in range(2))
         expected = torch.autograd.grad(-elbo(recon, kl, weight), (recon, kl))
-        for got, wanted in zip(_slopes(recon, kl, weight), expected, strict=True):
+        for got, wanted in zip(loss_slopes(recon, kl, weight), expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=0)
 
 

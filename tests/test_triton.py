@@ -23,8 +23,9 @@ from fastvae.ops import (
     reparametrize_log_weight,
 )
 from fastvae.ops import noise as noise_ops
-from fastvae.ops.cuda import CUDA_KERNELS, OPTIONS, TILE, compiles_for
+from fastvae.ops.cuda import CUDA_KERNELS, TILE, WARPS, compiles_for
 from fastvae.ops.noise import reference
+from fastvae.training import small_layers
 from fastvae.training.fused_adam import FusedAdam
 from fastvae.training.history import add_in_one_launch
 
@@ -276,6 +277,23 @@ def test_totals_are_rounded_as_they_say(compiled):
     assert not CONTRACTED.findall(ptx)
 
 
+def layer_and_gradients(rows, inputs, outputs):
+    x, weight, bias = torch.zeros(rows, inputs), torch.zeros(outputs, inputs), torch.zeros(outputs)
+    y = small_layers.forward(x, weight, bias, relu=True)
+    small_layers.of_input(y, y, weight)
+    small_layers.of_weight(y, y, x, weight)
+
+
+def test_a_layer_is_one_kernel_for_each_result_that_reads_neighbours_together(compiled, monkeypatch):
+    monkeypatch.setattr(small_layers, "_takes", lambda *_: True)
+    kernels = compiled(layer_and_gradients, 20, 200, 100)
+    assert len(kernels) == 3
+    for ptx in kernels:
+        assert not LOOSE.findall(ptx)
+        assert "ld.global.v4" in ptx
+    assert compiled(layer_and_gradients, 17, 212, 90) == kernels, "the same for layers of about that size"
+
+
 @pytest.mark.usefixtures("compiled")
 def test_what_starts_a_kernel_is_remembered_for_calls_that_it_fits():
     operator, seed = reparametrize.schema.reparametrize, torch.tensor(1)
@@ -301,7 +319,7 @@ def test_nothing_is_fused_but_what_the_contract_fuses(compiled):
     of_a_pair = (
         (len(reference.LOG) - 1) + 1 + of_the_root + 1 + (len(reference.SIN) - 1) + (len(reference.COS) - 1)
     )
-    pairs_of_a_thread = TILE // (32 * OPTIONS["num_warps"]) // 2
+    pairs_of_a_thread = TILE // (32 * WARPS) // 2
     assert len(re.findall(r"\bfma\.rn\.f32\b", ptx)) == of_a_pair * pairs_of_a_thread
     (ptx,) = compiled(noise_ops.schema.uniform, 64, 1024, torch.tensor(1), 0, 0, None)
     assert "fma" not in ptx

@@ -27,7 +27,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 OLDEST_CAPABILITY = (7, 0)
 """What Triton compiles for."""
 
-OPTIONS = {"enable_fp_fusion": False, "num_warps": 4, "sanitize_overflow": False}
+WARPS = 4
+"""Of a program, if the caller does not say."""
+
+OPTIONS = {"enable_fp_fusion": False, "sanitize_overflow": False}
 """How every kernel is compiled: a product and a sum that the compiler fuses would change bits, and Philox
 wraps around, which TRITON_DEBUG=1 would take for an error."""
 
@@ -111,7 +114,13 @@ def on(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device)
 
 
-def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> None:
+def launch(
+    kernel: Any,
+    grid: tuple[int],
+    *arguments: Any,
+    num_warps: int = WARPS,
+    **constants: Any,
+) -> None:
     """Start a Triton kernel, compiled for what its arguments are like by the first call of that kind.
 
     Triton looks at each argument, and at the constants that the kernel was defined with, in every call: most
@@ -120,7 +129,7 @@ def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> 
     tensors of the same dtypes that are aligned alike.
     """
     if not hasattr(kernel, "params"):  # of the interpreter
-        kernel[grid](*arguments, **constants, **OPTIONS)
+        kernel[grid](*arguments, **constants, **OPTIONS, num_warps=num_warps)
         return
     known = UNSPECIALIZED.get(id(kernel))
     if known is None:
@@ -129,12 +138,13 @@ def launch(kernel: Any, grid: tuple[int], *arguments: Any, **constants: Any) -> 
     for place in known[1]:
         kinds[place] = _width(kinds[place])
     first = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
-    key = (id(kernel), grid, first.device, *constants.items(), *kinds)
+    key = (id(kernel), grid, num_warps, first.device, *constants.items(), *kinds)
     starter = STARTERS.get(key)
     if starter is None:
-        compiled = kernel.warmup(*arguments, **constants, grid=grid, **OPTIONS)
+        options = OPTIONS | {"num_warps": num_warps}
+        compiled = kernel.warmup(*arguments, **constants, grid=grid, **options)
         if not hasattr(type(compiled), "__getitem__"):  # a hook of Triton's has other plans
-            kernel[grid](*arguments, **constants, **OPTIONS)
+            kernel[grid](*arguments, **constants, **options)
             return
         in_order = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
         if len(STARTERS) >= MOST_SHAPES:

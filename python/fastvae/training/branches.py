@@ -6,18 +6,19 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
+from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+from torch.nn.functional import linear, relu
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["GradientInUseError", "LinearLayers", "SideBranch", "stream_of"]
+from fastvae.training import small_layers
 
-FEW_OUTPUTS = 512
-"""For fewer columns than this cuBLAS adds a bias in four operations, as part of a product in parts."""
+__all__ = ["GradientInUseError", "LinearLayers", "SideBranch", "stream_of"]
 
 
 @functools.cache
@@ -56,14 +57,14 @@ class SideBranch:
         torch.cuda.current_stream(device).wait_stream(self._stream)
 
     @contextmanager
-    def after(self, *inputs: Tensor) -> Iterator[None]:
+    def after(self, *inputs: Tensor | None) -> Iterator[None]:
         """Go to the branch, after all that is in the main one so far.
 
         The inputs are kept: the allocator knows the stream that they were made on, and would give their
         memory to what comes next there.
         """
         # Not what they were computed by, which has this branch: a circle through autograd, that nobody frees.
-        self._kept += [tensor.detach() for tensor in inputs]
+        self._kept += [tensor.detach() for tensor in inputs if tensor is not None]
         self._used = True
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
@@ -89,7 +90,8 @@ class SideBranch:
         """
         self.rejoin()
         self._kept.clear()
-        for parameter, address in self._made:
+        made, self._made = self._made, []
+        for parameter, address in made:
             if parameter.grad is None or parameter.grad.data_ptr() != address:
                 raise GradientInUseError("autograd did not take the gradient of a weight as it was")
             if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
@@ -97,32 +99,27 @@ class SideBranch:
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer in float32 whose weights get their gradients in a side branch."""
+    """A linear layer and the ReLU behind it, whose weights get their gradients in a side branch."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, branch: SideBranch) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, branch: SideBranch) -> Tensor:
+        y = small_layers.forward(x, weight, bias, relu=relu)
+        ctx.save_for_backward(x, weight, bias, y if relu else None)
         ctx.branch = branch
-        return _product_and_sum(x, weight, bias)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        with ctx.branch.after(x, grad):
-            weight_grad = ctx.branch.made(weight, torch.mm(grad.t(), x)) if of_weight else None
-            bias_grad = ctx.branch.made(bias, grad.sum(0)) if of_bias else None
-        return torch.mm(grad, weight) if of_x else None, weight_grad, bias_grad, None
-
-
-def _product_and_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer; of few columns as two operations.
-
-    In float32 cuBLAS computes a small product with a bias by splitting it up: the parts, their sum and two
-    operations that prepare them take longer than the product alone and a sum.
-    """
-    return torch.mm(x, weight.t()).add_(bias) if len(weight) < FEW_OUTPUTS else linear(x, weight, bias)
+        x, weight, bias, y = ctx.saved_tensors
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        weight_grad = bias_grad = None
+        if of_weight or of_bias:
+            with ctx.branch.after(x, grad, y):
+                weight_grad, bias_grad = small_layers.of_weight(grad, y, x, weight)
+            weight_grad = ctx.branch.made(weight, weight_grad) if of_weight else None
+            bias_grad = ctx.branch.made(bias, bias_grad) if of_bias else None
+        return small_layers.of_input(grad, y, weight) if of_x else None, weight_grad, bias_grad, None, None
 
 
 class LinearLayers(TorchFunctionMode):
@@ -133,11 +130,15 @@ class LinearLayers(TorchFunctionMode):
     branch : SideBranch
         For the gradients of the weights. Nothing but the update may use them: no weight is part of two
         layers, or is itself computed.
+    model : nn.Module, optional
+        A ReLU behind a linear layer in one of its ``nn.Sequential`` is computed with the layer.
     """
 
-    def __init__(self, branch: SideBranch) -> None:
+    def __init__(self, branch: SideBranch, model: nn.Module | None = None) -> None:
         super().__init__()
         self._branch = branch
+        self._rectified = set() if model is None else _rectified(model)
+        self._has_relu: Tensor | None = None  # what a ReLU is to be left out of
 
     def __torch_function__(
         self,
@@ -148,8 +149,44 @@ class LinearLayers(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is linear and len(args) == 3 and not kwargs and _are_plain(*args):
-            return _Linear.apply(*args, self._branch)
+            return self._layer(*args)
+        if func is relu and args and args[0] is self._has_relu:
+            self._has_relu = None
+            return args[0]
         return func(*args, **kwargs)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End."""
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        if kind is None:
+            self._check_relu()
+
+    def _layer(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        self._check_relu()
+        has_relu = id(weight) in self._rectified
+        y: Tensor = _Linear.apply(x, weight, bias, has_relu, self._branch)
+        self._has_relu = y if has_relu else None
+        return y
+
+    def _check_relu(self) -> None:
+        if self._has_relu is not None:
+            raise RuntimeError("a linear layer was computed with the ReLU behind it, and that was not called")
+
+
+def _rectified(model: nn.Module) -> set[int]:
+    """The identities of the weights of linear layers that are followed by a ReLU."""
+    return {
+        id(layer.weight)
+        for sequence in model.modules()
+        if type(sequence) is nn.Sequential
+        for layer, after in pairwise(sequence)
+        if type(layer) is nn.Linear and type(after) is nn.ReLU
+    }
 
 
 def _are_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -1,4 +1,4 @@
-"""What is made of a training step: nothing, one CUDA graph, or compiled code."""
+"""What is made of a training step: nothing, CUDA graphs, or compiled code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Compilation(NamedTuple):
     """Whether nothing but fastvae's own networks makes gradients: it is known what is done with them."""
 
     def __str__(self) -> str:
-        how = {"graph": "each step one CUDA graph", "inductor": "forward and loss compiled by inductor"}
+        how = {"graph": "steps in CUDA graphs", "inductor": "forward and loss compiled by inductor"}
         text = how[self.kind] if self.kind else "steps as they are"
         return f"{text} ({self.reason})" if self.reason else text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,7 +103,12 @@ class FusedAdam:
         self._device = parameters[0].device
         # Rounded by Triton itself they would be so in the averages only.
         beta1, beta2 = torch.tensor([beta1, beta2], dtype=torch.float32).tolist()
-        self._constants = {"BETA1": beta1, "BETA2": beta2, "SLOTS": MOST_TENSORS, "CHUNK": CHUNK}
+        self._constants: dict[str, Any] = {
+            "BETA1": beta1,
+            "BETA2": beta2,
+            "SLOTS": MOST_TENSORS,
+            "CHUNK": CHUNK,
+        }
         self._eps = eps
 
         some = [number for number, size in enumerate(self._sizes) if size]

@@ -1,18 +1,23 @@
-"""Steps that are captured once as a CUDA graph and replayed: one launch for everything from rows to weights.
+"""Steps that are captured once as CUDA graphs and replayed: one launch for everything from rows to weights.
 
 A graph repeats its kernels with the addresses and the numbers they were captured with. So whatever differs
 between steps (the rows of the batch, the seed of its noise, the weight of the KL) stands in tables on the
 device, a row for each step of the epoch, and the graph reads them at a position that it advances itself.
+
+Where data is resident, a graph has several steps: what is read for them is read together, and there is no
+launch between them. Another graph, of one step, takes what is left of an epoch.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +28,21 @@ from fastvae.errors import NotCapturedWarning
 from fastvae.training.branches import GradientInUseError, LinearLayers, SideBranch, stream_of
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
-from fastvae.training.step import Step, Steps, pass_over
+from fastvae.training.step import Step, Steps, loss_slopes, pass_over
 
 __all__ = ["CapturedSteps", "CudaRecorder", "Recorder"]
 
 WARM_UP = 3
 """Full batches that run uncaptured first, as real steps: they load kernels and make workspaces."""
+
+MOST_STEPS = 8
+"""Of a graph. Ctrl-C comes between graphs."""
+
+MOST_BYTES = 2**25
+"""Of the batches of a graph, which are in memory together."""
+
+APART = 2
+"""Numbers from a seed to the next: kernels are compiled for addresses that 16 divides."""
 
 
 class Recorder(Protocol):
@@ -67,6 +81,7 @@ class CudaRecorder:
         self._device = device
         self._stream = stream_of(device, "steps", threading.get_ident())
         self._current = torch.cuda.stream(self._stream)
+        self._pool: Any = None
 
     def __enter__(self) -> None:
         """Go to the stream, after everything that is under way."""
@@ -91,7 +106,9 @@ class CudaRecorder:
         broken: BaseException | None = None
         try:
             # What other threads do with the device (a loader that pins memory) does not disturb this capture.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 try:
                     work()
                 except BaseException as error:
@@ -106,6 +123,8 @@ class CudaRecorder:
             raise (broken or error) from None
         finally:
             broken = None  # its frames hold this one, and tensors of the capture
+        # Nothing that a graph leaves behind is read by the next: all of them can have the same memory.
+        self._pool = graph.pool()
         return graph.replay
 
 
@@ -145,7 +164,11 @@ class CapturedSteps(Steps):
         self._recorder = recorder
         self._fall_back = fall_back
         self._branches = own_networks and device.type == "cuda"
-        self._replay: Callable[[], None] | None = None
+        self._branch: SideBranch | None = None  # while steps are captured with one
+        self._replays: dict[int, Callable[[], None]] = {}
+        """What repeats so many steps."""
+        self._to_capture: tuple[int, ...] = (1,)
+        """How many steps there are to be in each graph, most first; none once it was tried."""
         self._full_steps = 0
 
         self._resident = data.resident_on(device)
@@ -155,7 +178,8 @@ class CapturedSteps(Steps):
 
         length = max(data.batch_count(settings.batch_size), 1)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._seeds = torch.zeros(length, dtype=torch.int64, device=device)
+        self._ahead = torch.arange(MOST_STEPS, device=device)
+        self._seeds = torch.zeros(length, APART, dtype=torch.int64, device=device)
         # Without a warm-up the weight never differs.
         self._weights = torch.zeros(length, dtype=torch.float32, device=device) if settings.warmup else None
         self._left = 0  # rows of the tables that are still to come
@@ -165,6 +189,9 @@ class CapturedSteps(Steps):
             self._full_batches, self._rest = self._order[:full].view(-1, self._size), self._order[full:]
             self._pixel_seed = torch.zeros((), dtype=torch.int64, device=device)
             self._gather = partial(self._resident.gather, binarize=settings.binarize, seed=self._pixel_seed)
+            bytes_of_batch = 4 * self._size * math.prod(step.model.input_shape)
+            steps = min(MOST_STEPS, max(MOST_BYTES // bytes_of_batch, 1), len(self._full_batches))
+            self._to_capture = tuple(dict.fromkeys((steps, 1)))
 
     def __enter__(self) -> None:
         """Begin the training."""
@@ -178,7 +205,7 @@ class CapturedSteps(Steps):
     ) -> None:
         """End the training and give the memory of the graph back."""
         self._recorder.__exit__(kind, error, traceback)
-        self._replay = None
+        self._replays.clear()
         self._step.model.zero_grad(set_to_none=True)  # the last gradients are in it
 
     def epoch(self, epoch: int, batches: Iterator[Tensor]) -> Iterator[int]:
@@ -191,14 +218,16 @@ class CapturedSteps(Steps):
         order, _, binarize = pass_over(self._data, self._settings, epoch)
         self._order.copy_(order)
         self._pixel_seed.fill_(binarize.seed)
-        for _ in range(len(self._full_batches)):
+        left = len(self._full_batches)
+        while left:
             self._fill_tables()
-            self._full_step()
-            yield self._size
+            steps = self._full_step(left)
+            left -= steps
+            yield steps * self._size
         if len(self._rest):
             self._fill_tables()
-            self._take(self._gather(self._rest))
-            self._count()
+            self._take_next(self._gather(self._rest))
+            self._count(1)
             yield len(self._rest)
 
     def _arriving(self, batches: Iterator[Tensor]) -> Iterator[int]:
@@ -209,26 +238,33 @@ class CapturedSteps(Steps):
                 self._size, self._batch = len(x), torch.empty_like(x)
             if len(x) == self._size:
                 self._batch.copy_(x)
-                self._full_step()
+                self._full_step(1)
             else:
-                self._take(x)
-                self._count()
+                self._take_next(x)
+                self._count(1)
             yield len(x)
 
-    def _full_step(self) -> None:
-        if self._full_steps == WARM_UP:
+    def _full_step(self, left: int) -> int:
+        """Take a step with a full batch, or the steps of a graph if so many are left; say how many."""
+        if self._full_steps >= WARM_UP and self._to_capture and left >= self._to_capture[0]:
             self._capture()
-        if self._replay is None:
-            self._step_of_full_batch()
+        steps = max((steps for steps in self._replays if steps <= left), default=0)
+        if steps:
+            self._replays[steps]()
         else:
-            self._replay()
-        self._full_steps += 1
-        self._count()
+            steps = 1
+            self._steps_of_full_batches(steps)
+        self._full_steps += steps
+        self._count(steps)
+        return steps
 
     def _capture(self) -> None:
+        counts, self._to_capture = self._to_capture, ()
         try:
-            self._replay = self._recorded()
+            for steps in counts:
+                self._replays[steps] = self._recorded(steps)
         except Exception as error:
+            self._replays.clear()
             if not self._fall_back:
                 error.add_note('compile="graph" captures the step as a CUDA graph; compile=False does not')
                 raise
@@ -243,57 +279,75 @@ class CapturedSteps(Steps):
                 stacklevel=2,
             )
 
-    def _recorded(self) -> Callable[[], None]:
-        """Record the step, if that may be with the gradients of the weights in a branch."""
+    def _recorded(self, steps: int) -> Callable[[], None]:
+        """Record steps, if that may be with the gradients of the weights in a branch."""
+        work = partial(self._steps_of_full_batches, steps)
         if self._branches:
             try:
-                return self._recorded_with(SideBranch(self._position.device))
+                return self._recorded_with(SideBranch(self._position.device), work)
             except GradientInUseError:
                 self._step.model.zero_grad(set_to_none=True)
-        return self._recorder(self._step_of_full_batch)
+                self._branches = False
+        return self._recorder(work)
 
-    def _recorded_with(self, branch: SideBranch) -> Callable[[], None]:
-        def work() -> None:
+    def _recorded_with(self, branch: SideBranch, work: Callable[[], None]) -> Callable[[], None]:
+        def work_and_rejoin() -> None:
             try:
-                self._step_of_full_batch()
-            except BaseException:
+                work()
+            finally:
                 # A capture that ends with a branch astray leaves the allocator in it for good.
                 branch.rejoin()
-                raise
 
-        self._step.before_update = branch.join
+        self._branch, self._step.before_update = branch, branch.join
         try:
             # Modules of a user's own never see this: what they make of a layer is not known, and code that
             # was compiled without it would be compiled again, in the capture.
-            with LinearLayers(branch):
-                return self._recorder(work)
+            with LinearLayers(branch, self._step.model):
+                return self._recorder(work_and_rejoin)
         finally:
-            self._step.before_update = None
+            self._branch = self._step.before_update = None
 
     # What follows is captured: no number in it may differ between steps.
 
-    def _step_of_full_batch(self) -> None:
+    def _steps_of_full_batches(self, steps: int) -> None:
+        rows = self._position + self._ahead[:steps]
         if self._resident is None:
-            self._take(self._batch)
+            batches: Sequence[Tensor] = [self._batch]
         else:
-            self._take(self._gather(self._full_batches.index_select(0, self._position).squeeze(0)))
+            # A row is drawn as it is in any batch.
+            batches = self._gather(self._full_batches.index_select(0, rows).flatten()).split(self._size)
+        self._take(batches, rows)
 
-    def _take(self, x: Tensor) -> None:
-        """Take the step of the current position with this batch, and advance."""
-        seed = self._seeds.index_select(0, self._position).squeeze(0)
-        weight: float | Tensor = self._settings.beta
+    def _take_next(self, x: Tensor) -> None:
+        """Take a step with a batch of any size."""
+        self._take([x], self._position + self._ahead[:1])
+
+    def _take(self, batches: Sequence[Tensor], rows: Tensor) -> None:
+        """Take steps with these batches and these rows of the tables, the next ones."""
+        seeds = self._seeds.index_select(0, rows)
+        weights: float | Tensor = self._settings.beta
         if self._weights is not None:
-            weight = self._weights.index_select(0, self._position).squeeze(0)
-        self._totals.accumulate(*self._step(x, seed, weight))
-        self._position.add_(1)
+            weights = self._weights.index_select(0, rows).unsqueeze(1)
+        terms_like = torch.empty(len(batches), len(batches[0]), device=rows.device)
+        of_recon, of_kl = loss_slopes(terms_like, terms_like, weights)
+        for at, x in enumerate(batches):
+            weight = weights[at, 0] if isinstance(weights, Tensor) else weights
+            terms, skipped = self._step(x, seeds[at, 0], weight, (of_recon[at], of_kl[at]))
+            with self._beside(*terms, skipped):
+                self._totals.accumulate(terms, skipped)
+        self._position.add_(len(batches))
+
+    def _beside(self, *inputs: Tensor) -> AbstractContextManager[None]:
+        """Where the next step does not wait for it, if there is such a branch."""
+        return self._branch.after(*inputs) if self._branch else nullcontext()
 
     # Until here.
 
-    def _count(self) -> None:
+    def _count(self, steps: int) -> None:
         """Count on the host what was done on the device."""
-        self.taken += 1
-        self._left -= 1
-        self._totals.steps += 1
+        self.taken += steps
+        self._left -= steps
+        self._totals.steps += steps
 
     def _fill_tables(self) -> None:
         """Write the tables for the next steps, once those of the last ones are used up.
@@ -303,8 +357,8 @@ class CapturedSteps(Steps):
         if self._left:
             return
         steps = range(self.taken, self.taken + len(self._seeds))
-        self._seeds.copy_(
-            noise.fold_in(torch.tensor(self._latent_seed), torch.arange(steps.start, steps.stop))
+        self._seeds[:, 0] = noise.fold_in(
+            torch.tensor(self._latent_seed), torch.arange(steps.start, steps.stop)
         )
         if self._weights is not None:
             self._weights.copy_(torch.tensor([self._weight_of(step) for step in steps]))

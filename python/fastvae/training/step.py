@@ -21,7 +21,7 @@ from fastvae.training.history import EpochTotals
 from fastvae.training.optimizer import CautiousAdam
 from fastvae.training.randomness import Stream, derive
 
-__all__ = ["Pass", "Step", "Steps", "pass_over"]
+__all__ = ["Pass", "Step", "Steps", "loss_slopes", "pass_over"]
 
 
 class Pass(NamedTuple):
@@ -83,7 +83,13 @@ class Step:
         """Whether its steps are taken on the CPU, as they are written."""
         return self._device.type == "cpu" and self._compiled is None
 
-    def __call__(self, x: Tensor, seed: int | Tensor, weight: float | Tensor) -> tuple[Terms, Tensor]:
+    def __call__(
+        self,
+        x: Tensor,
+        seed: int | Tensor,
+        weight: float | Tensor,
+        slopes: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Terms, Tensor]:
         """Take a step.
 
         Parameters
@@ -94,6 +100,9 @@ class Step:
             Of the latent noise.
         weight : float or Tensor
             Of the KL. A captured step takes it, and the seed, as tensors: a number would stay what it was.
+        slopes : (Tensor, Tensor), optional
+            What :func:`loss_slopes` gives for terms of float32, made for several steps at once. A hook may
+            write to them.
 
         Returns
         -------
@@ -108,7 +117,9 @@ class Step:
         else:
             terms = self._run_compiled(self._compiled, x, seed)
         recon, kl = terms.recon, terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
-        skipped = self._optimizer.step((recon, kl), _slopes(recon, kl, weight), self.before_update)
+        if slopes is None or recon.dtype is not slopes[0].dtype or kl.dtype is not slopes[1].dtype:
+            slopes = loss_slopes(recon, kl, weight)
+        skipped = self._optimizer.step((recon, kl), slopes, self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
     def _run_compiled(self, compiled: _Terms, x: Tensor, seed: int | Tensor) -> Terms | FlooredTerms:
@@ -126,13 +137,15 @@ class Step:
             raise
 
 
-def _slopes(recon: Tensor, kl: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
+def loss_slopes(recon: Tensor, kl: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
     """The derivatives of the loss, ``-elbo(recon, kl, weight)``, with respect to its two terms.
 
     Backward begins with them: on small networks the bound itself, and what autograd makes of it, takes as
     long as a layer, and nobody asks for its value. They are new each time, as a hook may write to a gradient.
+    The terms are ``(B,)``, or ``(steps, B)`` for those of several steps.
     """
-    of_recon, of_kl = torch.full_like(recon, -1 / len(recon)), torch.full_like(kl, 1 / len(kl))
+    samples = recon.shape[-1]
+    of_recon, of_kl = torch.full_like(recon, -1 / samples), torch.full_like(kl, 1 / samples)
     return of_recon, of_kl if isinstance(weight, float) and weight == 1 else of_kl * weight
 
 
@@ -194,7 +207,7 @@ class Steps:
         return self._weight_of(self.taken - 1) if self.taken else 0.0
 
     def epoch(self, epoch: int, batches: Iterator[Tensor]) -> Iterator[int]:
-        """Take the steps of one epoch, and yield the size of each batch after its step."""
+        """Take the steps of one epoch, and yield the number of samples after each, or after several."""
         del epoch  # the batches are its own
         for x in batches:
             seed = noise.fold_in(self._latent_seed, self.taken)
