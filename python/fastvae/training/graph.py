@@ -25,6 +25,7 @@ from torch import Tensor
 from fastvae import noise
 from fastvae.data import Data
 from fastvae.errors import NotCapturedWarning
+from fastvae.ops.noise.seed import UnchangingSeed
 from fastvae.training.branches import GradientInUseError, LinearLayers, SideBranch, stream_of
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
@@ -332,7 +333,8 @@ class CapturedSteps(Steps):
         of_recon, of_kl = loss_slopes(terms_like, terms_like, weights)
         for at, x in enumerate(batches):
             weight = weights[at, 0] if isinstance(weights, Tensor) else weights
-            terms, skipped = self._step(x, seeds[at, 0], weight, (of_recon[at], of_kl[at]))
+            seed = UnchangingSeed(seeds[at, 0])
+            terms, skipped = self._step(x, seed, weight, (of_recon[at], of_kl[at]))
             with self._beside(*terms, skipped):
                 self._totals.accumulate(terms, skipped)
         self._position.add_(len(batches))

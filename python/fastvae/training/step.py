@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import FunctionType, TracebackType
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from fastvae.data import Data
 from fastvae.data.binarize import Binarize
 from fastvae.models import VAE, FlooredTerms, Terms
 from fastvae.objectives import kl_weight
+from fastvae.ops.noise.seed import UnchangingSeed
 from fastvae.training import onednn
 from fastvae.training.config import Settings
 from fastvae.training.history import EpochTotals
@@ -86,7 +87,7 @@ class Step:
     def __call__(
         self,
         x: Tensor,
-        seed: int | Tensor,
+        seed: _Seed,
         weight: float | Tensor,
         slopes: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Terms, Tensor]:
@@ -96,7 +97,7 @@ class Step:
         ----------
         x : Tensor
             float32, ``(B, *shape)``, on the device.
-        seed : int or int64 tensor
+        seed : int, int64 tensor or UnchangingSeed
             Of the latent noise.
         weight : float or Tensor
             Of the KL. A captured step takes it, and the seed, as tensors: a number would stay what it was.
@@ -122,9 +123,10 @@ class Step:
         skipped = self._optimizer.step((recon, kl), slopes, self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
-    def _run_compiled(self, compiled: _Terms, x: Tensor, seed: int | Tensor) -> Terms | FlooredTerms:
+    def _run_compiled(self, compiled: _Terms, x: Tensor, seed: _Seed) -> Terms | FlooredTerms:
         # A number would be compiled in, and the next step compiled again.
-        seed = seed if isinstance(seed, Tensor) else torch.full((), seed, device=self._device)
+        if isinstance(seed, int):
+            seed = torch.full((), seed, device=self._device)
         first, self._compiled_size = self._compiled_size is None, len(x)
         try:
             with _safe_for_one(self._batch_norms, len(x)):
@@ -221,7 +223,9 @@ class Steps:
         return kl_weight(step, self._total_steps, beta=settings.beta, warmup=settings.warmup)
 
 
-_Terms = Callable[[Tensor, int | Tensor], Terms | FlooredTerms]
+_Seed: TypeAlias = int | Tensor | UnchangingSeed
+
+_Terms = Callable[[Tensor, _Seed], Terms | FlooredTerms]
 """From a batch and a seed to the terms of the bound."""
 
 
@@ -229,7 +233,7 @@ def _terms(model: VAE, settings: Settings, device: torch.device) -> _Terms:
     free_bits = settings.free_bits
     dense = AUTOCAST[settings.precision]
 
-    def terms(x: Tensor, seed: int | Tensor) -> Terms | FlooredTerms:
+    def terms(x: Tensor, seed: Any) -> Terms | FlooredTerms:
         if dense is None:
             return model(x, seed, free_bits=free_bits)
         # No cache: weights change with each step, and are used once in it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from typing import SupportsIndex, TypeAlias, cast
+from typing import NamedTuple, SupportsIndex, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,13 @@ from fastvae.ops.validation import describe
 
 Seed: TypeAlias = SupportsIndex | Tensor | torch.Generator | None
 """An integer (also NumPy's), an int64 tensor of one element, a torch.Generator, or None: torch's own."""
+
+
+class UnchangingSeed(NamedTuple):
+    """A seed that nobody counts on before backward: in a small step its copy takes as long as a layer."""
+
+    tensor: Tensor
+    """int64, without axes, on the device of the data."""
 
 
 SEED_RANGE = (-(2**63), 2**63 - 1)
@@ -33,12 +40,14 @@ def random_seed(device: torch.device, generator: torch.Generator | None = None) 
     return torch.randint(*SEED_RANGE, (), generator=generator, dtype=torch.int64, device=device)
 
 
-def seed_tensor(seed: Seed, device: torch.device) -> Tensor:
+def seed_tensor(seed: Seed | UnchangingSeed, device: torch.device) -> Tensor:
     """The seed as an int64 tensor without axes on ``device``, independent of the one that was given.
 
     ``None`` draws from torch's generator of the device, which ``torch.manual_seed`` governs. Inside
     ``torch.vmap`` that follows vmap's ``randomness`` argument.
     """
+    if isinstance(seed, UnchangingSeed):
+        return seed.tensor
     if seed is None:
         if torch.compiler.is_compiling() and not transforms_active():
             # Compiled code has random numbers of its own; an operator that it cannot see into has eager's.
