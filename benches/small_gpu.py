@@ -15,7 +15,7 @@ import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 import device as cuda
 import fastvae
 from fastvae import functional, noise
+from fastvae.training import small_layers
 
 SHAPES = ((7, 41), (1, 1), (33, 3), (5, 1030))
 """The first in every dtype, the others in float32: each combination is compiled."""
@@ -57,6 +58,8 @@ def cases() -> Iterator[Case]:
         for how in (None, "threshold", "dynamic"):
             gather = _of(functional.gather_batch, data_max=255, binarize=how, seed=SEED)
             yield f"gather_batch, {how}", gather, (pixels, index)
+        x, weight = wide[0, 0].float(), torch.randn(9, columns, generator=generator)
+        yield "layer", _Layer.apply, (x, weight, weight[:, 0].contiguous())
         yield from noises(rows, columns)
 
 
@@ -100,6 +103,21 @@ def noises(rows: int, columns: int) -> Iterator[Case]:
         lambda tags: noise.fold_in(torch.tensor(SEED, device=tags.device), tags),
         (numbers,),
     )
+
+
+class _Layer(torch.autograd.Function):
+    """A linear layer with its ReLU, as it is in a captured step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = small_layers.forward(x, weight, bias, relu=True)
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, weight, y = ctx.saved_tensors
+        return small_layers.of_input(grad, y, weight), *small_layers.of_weight(grad, y, x, weight)
 
 
 def _of(function: Function, **options: object) -> Function:
