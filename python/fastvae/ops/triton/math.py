@@ -92,6 +92,8 @@ LN_2_HIGH_32, LN_2_HIGH_64 = tl.constexpr(0.693359375), tl.constexpr(6.931471803
 LN_2_LOW_32, LN_2_LOW_64 = tl.constexpr(-2.12194440e-4), tl.constexpr(1.90821492927058770002e-10)
 MAGIC_32, MAGIC_64 = tl.constexpr(12582912.0), tl.constexpr(6755399441055744.0)
 """Added to a small number, it leaves its rounded value in the low bits."""
+BIASES_32, BIASES_64 = tl.constexpr(253), tl.constexpr(2045)
+"""Of n - 1: the biases of two exponents that it is the sum of."""
 EXP_SATURATES_32, EXP_SATURATES_64 = tl.constexpr(110.0), tl.constexpr(760.0)
 """exp is 0 below minus this and infinite above it."""
 LARGEST_32 = tl.constexpr((2.0 - 2.0**-23) * 2.0**127)
@@ -154,14 +156,18 @@ def at_least(x, limit):
 
 
 @triton.jit
+def bits_of(x):
+    """The bits of a float as int32 or int64."""
+    if x.dtype == tl.float64:
+        return x.to(tl.int64, bitcast=True)
+    else:
+        return x.to(tl.int32, bitcast=True)
+
+
+@triton.jit
 def rounded(shifted):
     """The integer that a sum with :data:`MAGIC_32` holds, as int32 or int64."""
-    if shifted.dtype == tl.float64:
-        magic = tl.full(shifted.shape, MAGIC_64, tl.float64)
-        return shifted.to(tl.int64, bitcast=True) - magic.to(tl.int64, bitcast=True)
-    else:
-        magic = tl.full(shifted.shape, MAGIC_32, tl.float32)
-        return shifted.to(tl.int32, bitcast=True) - magic.to(tl.int32, bitcast=True)
+    return bits_of(shifted) - bits_of(const(shifted, MAGIC_32, MAGIC_64))
 
 
 @triton.jit
@@ -196,12 +202,13 @@ def scale(x, n):
 def deviation(logvar):
     """What makes up sigma = e^(l / 2) = 2^n e^(r / 2), l = n ln 4 + r: n, 2 e^(r / 2) - 2 and that less r.
 
-    A logarithm of -inf gives sigma = 0, NaN gives NaN.
+    Of n the bits of a float whose lower ones hold the sum of the exponents of two factors of 2^(n - 1), as
+    biased. A logarithm of -inf gives sigma = 0, NaN gives NaN.
     """
     # Beyond these sigma is 0 or infinite anyway; within them the exponent fits.
     limit = const(logvar, 2.0 * EXP_SATURATES_32, 2.0 * EXP_SATURATES_64)
     near = at_least(at_most(logvar, limit), -limit)
-    magic = const(logvar, MAGIC_32, MAGIC_64)
+    magic = const(logvar, MAGIC_32 + BIASES_32, MAGIC_64 + BIASES_64)
     shifted = tl.fma(near, const(logvar, 0.5 * LOG2_E, 0.5 * LOG2_E), magic)
     n = shifted - magic
     rest = tl.fma(n, const(logvar, -2.0 * LN_2_HIGH_32, -2.0 * LN_2_HIGH_64), near)
@@ -210,33 +217,55 @@ def deviation(logvar):
     # What r lost in rounding: a quarter of an ulp of sigma.
     lost = tl.fma(n, low, rest - r)
     twice_excess = r * r * horner(r, EXP_EXCESS_32, 6, EXP_EXCESS_64, 13)
-    return rounded(shifted), r + (twice_excess + lost), twice_excess
+    return bits_of(shifted), r + (twice_excess + lost), twice_excess
 
 
 @triton.jit
-def deviation_times(n, twice_growth, factor):
-    """Sigma times a factor: rounded as one product, also where sigma alone is subnormal."""
-    return scale(tl.fma(twice_growth, factor, factor + factor), n - 1)
+def half_powers(level):
+    """Two normal numbers whose product is 2^(n - 1), for the n of :func:`deviation`: it may be no such number."""
+    if level.dtype == tl.int64:
+        first = (level << 51) & 0x7FF0000000000000
+        second = (level << 52) - first
+        return first.to(tl.float64, bitcast=True), second.to(tl.float64, bitcast=True)
+    else:
+        first = (level << 22) & 0x7F800000
+        second = (level << 23) - first
+        return first.to(tl.float32, bitcast=True), second.to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def half_deviation_times(n, twice_growth, factor):
+def deviation_times(level, twice_growth, factor):
+    """Sigma times a factor of common size: rounded as one product, also where sigma alone is subnormal.
+
+    The first of the two products is exact, or the second is 0 or infinite.
+    """
+    first, second = half_powers(level)
+    return tl.fma(twice_growth, factor, factor + factor) * first * second
+
+
+@triton.jit
+def half_deviation_times(level, twice_growth, factor):
     """Half of that, by the same powers of two."""
-    return scale(tl.fma(twice_growth, factor * 0.5, factor), n - 1)
+    first, second = half_powers(level)
+    return tl.fma(twice_growth, factor * 0.5, factor) * first * second
 
 
 @triton.jit
-def deviation_growth(n, twice_growth):
+def deviation_growth(level, twice_growth):
     """Sigma - 1, without cancellation."""
-    half_power = power_of_two(limited(n - 1))
-    one = const(twice_growth, 1.0, 1.0)
-    return tl.fma(twice_growth, half_power, half_power + half_power - one)
+    first, second = half_powers(level)
+    # Twice this is infinite, and so is what comes of it, but not NaN.
+    half_power = tl.minimum(first * second, const(twice_growth, 2.0**127, 2.0**1023))
+    less_one = tl.fma(half_power, const(twice_growth, 2.0, 2.0), const(twice_growth, -1.0, -1.0))
+    return tl.fma(twice_growth, half_power, less_one)
 
 
 @triton.jit
-def deviation_excess(n, twice_excess, growth, logvar):
+def deviation_excess(level, twice_excess, growth, logvar):
     """2 (sigma - 1 - l / 2), given sigma - 1: without cancellation where sigma is near 1."""
-    return tl.where(n == 0, twice_excess, growth + growth - logvar)
+    of_one = bits_of(const(growth, MAGIC_32 + BIASES_32, MAGIC_64 + BIASES_64))
+    far = tl.fma(growth, const(growth, 2.0, 2.0), logvar * -1.0)
+    return tl.where(level == of_one, twice_excess, far)
 
 
 @triton.jit

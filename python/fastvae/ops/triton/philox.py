@@ -67,10 +67,11 @@ def root(x):
 def radius(word):
     """sqrt(-2 ln u) with u = (word + 1/2) / 2^32, the word rounded to float32 and u again."""
     bits = (word.to(tl.float32) + 0.5).to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F400000) >> 23
-    f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+    # u = m 2^e with m from 3/4 on and below 3/2: e stays where the exponent of a number is.
+    e = (bits - (0x3F400000 + (32 << 23))) & -0x800000
+    f = (bits - e - (32 << 23)).to(tl.float32, bitcast=True) - 1.0
     y = series(f, LOG, LOG_TERMS) * f
-    return root(tl.fma((exponent - 32).to(tl.float32), tl.full(f.shape, LOG_2, tl.float32), y))
+    return root(tl.fma(e.to(tl.float32), tl.full(f.shape, LOG_2 * 2.0**-23, tl.float32), y))
 
 
 @triton.jit
