@@ -142,6 +142,26 @@ def test_large_matrices_of_16_bits_are_taken_in_larger_tiles(device, kernel, sha
         assert_bits(ours, theirs)
 
 
+@pytest.mark.usefixtures("every_matrix_large")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "reduction"), [((2, 8192), "sample"), ((3, 6000), "sample"), ((4096, 8), "dimension")]
+)
+@pytest.mark.parametrize("far", [[], [64.0, -64.0], [64.5], [-64.5], [-300.0, math.nan], EXTREMES])
+def test_programs_with_several_tiles_know_where_a_logarithm_is_far(
+    device, kernel, shape, reduction, dtype, far
+):
+    mu, logvar = latent(shape, dtype)
+    logvar.view(-1)[5000 : 5000 + len(far)] = torch.tensor(far).to(dtype)
+    rest = (3, 9, 1, reduction)
+    forward = reparametrize_kl.schema.reparametrize_kl
+    z, kl = kernel(forward)(mu.to(device), logvar.to(device), seed_on(device), *rest)
+    expected_z, expected_kl = forward(mu, logvar, torch.tensor(SEED), *rest)
+    assert_bits(z, expected_z)
+    assert torch.equal(kl.cpu().isnan(), expected_kl.isnan())
+    assert_sums(kl.nan_to_num(0.0), expected_kl.nan_to_num(0.0), reduction)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_sample_and_kl_together(device, kernel, shape, dtype, reduction):

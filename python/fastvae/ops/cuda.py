@@ -205,6 +205,11 @@ class Tiles(NamedTuple):
     """Along the axis of the steps."""
     grid: tuple[int]
 
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether a large matrix is nothing but whole tiles; a small one is not worth code of its own."""
+        area = self.grid[0] * self.steps * self.rows * self.columns
+        return area == rows * columns >= LARGE
+
 
 def _area(rows: int, columns: int, bits: int) -> int:
     """The elements of a tile: more where the matrix is large and a thread reads eight of them together."""

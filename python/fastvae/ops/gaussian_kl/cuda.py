@@ -89,6 +89,7 @@ def forward(
         SAMPLE=noise is not None,
         KL=kind.value,
         FREE=bool(free_bits),
+        WHOLE=cut.fits(rows, columns),
         ROWS=cut.rows,
         COLUMNS=cut.columns,
     )

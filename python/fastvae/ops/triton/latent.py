@@ -7,13 +7,14 @@ import triton.language as tl
 
 from fastvae.ops.triton.math import (
     DTYPES,
+    NEAR_LIMIT,
     const,
     deviation,
     deviation_excess,
     deviation_growth,
-    deviation_times,
     half_deviation_times,
     kl_slope,
+    sample,
     twice_kl_of,
     widened,
 )
@@ -36,6 +37,101 @@ def place(programs, STEPS: tl.constexpr, DOWN: tl.constexpr, ROWS: tl.constexpr,
         return across.to(tl.int64) * ROWS, along.to(tl.int64) * (STEPS * COLUMNS), along
 
 
+@triton.jit
+def loaded(pointers, inside, WHOLE: tl.constexpr):
+    """A tile, with 0 past an end."""
+    if WHOLE:
+        return tl.load(pointers)
+    else:
+        return tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
+def stored(pointers, value, inside, WHOLE: tl.constexpr):
+    """Write a tile as far as it goes."""
+    if WHOLE:
+        tl.store(pointers, value)
+    else:
+        tl.store(pointers, value, mask=inside)
+
+
+@triton.jit
+def largest_of_four(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The largest of each four neighbours, which one thread has."""
+    a, b = tl.split(tl.reshape(x, [ROWS, COLUMNS // 2, 2]))
+    c, d = tl.split(tl.reshape(tl.maximum(a, b), [ROWS, COLUMNS // 4, 2]))
+    return tl.maximum(c, d)
+
+
+@triton.jit
+def forward_steps(
+    mu,
+    logvar,
+    z,
+    kl,
+    key,
+    draw,
+    row_offset,
+    rows,
+    columns,
+    mu_step,
+    logvar_step,
+    free_bits,
+    first_row,
+    first_column,
+    STEPS: tl.constexpr,
+    MATH: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    KL: tl.constexpr,
+    FREE: tl.constexpr,
+    NEAR: tl.constexpr,
+    WHOLE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The tiles of a program: twice their KL added up, and the largest magnitude of a logarithm, NaN aside.
+
+    ``NEAR``: what is written is right where none of these is beyond :data:`NEAR_LIMIT`.
+    """
+    DOWN: tl.constexpr = KL == COLUMN_SUMS
+    BITS: tl.constexpr = z.dtype.element_ty.primitive_bitwidth
+    total = tl.zeros([ROWS, COLUMNS], MATH)
+    largest = tl.zeros([ROWS, COLUMNS // 4], MATH)
+    for step in range(STEPS):
+        row = first_row + tl.arange(0, ROWS)
+        start = first_column
+        if DOWN:
+            row += step * ROWS
+        else:
+            start += step * COLUMNS
+        column = start + tl.arange(0, COLUMNS)
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        # Past an end both are 0, and so is their KL.
+        m = widened(loaded(mu + row[:, None] * mu_step + column[None, :], inside, WHOLE), MATH)
+        l = widened(loaded(logvar + row[:, None] * logvar_step + column[None, :], inside, WHOLE), MATH)
+        if NEAR:
+            largest = tl.maximum(largest, largest_of_four(tl.abs(l), ROWS, COLUMNS))
+        level, twice_growth, twice_excess = deviation(l, NEAR)
+        own = row[:, None] * columns + column[None, :]
+        if SAMPLE:
+            number = row + row_offset.to(tl.int64)
+            eps = normal_tile(number, start, draw.to(tl.uint32), key, ROWS, COLUMNS, BITS).to(MATH)
+            value = sample(m, level, twice_growth, eps, NEAR)
+            stored(z + own, value.to(z.dtype.element_ty), inside, WHOLE)
+        if KL != NO_KL:
+            growth = deviation_growth(level, twice_growth, NEAR)
+            twice = twice_kl_of(growth, deviation_excess(level, twice_excess, growth, l, NEAR), m)
+            if FREE:
+                floor = 2.0 * tl.load(free_bits)
+                # NaN stays.
+                twice = tl.where(inside & (twice <= floor), floor, twice)
+            if KL == ELEMENTS:
+                stored(kl + own, 0.5 * twice, inside, WHOLE)
+            else:
+                total += twice
+    return total, largest
+
+
 @triton.jit(do_not_specialize=["draw", "row_offset"])
 def forward(
     mu,
@@ -56,50 +152,30 @@ def forward(
     SAMPLE: tl.constexpr,
     KL: tl.constexpr,
     FREE: tl.constexpr,
+    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """z = mu + sigma eps where ``SAMPLE``, and the KL in nats as ``KL`` says.
 
-    ``FREE``: an element counts its free bits at least.
+    ``FREE``: an element counts its free bits at least. ``WHOLE``: no tile goes beyond an end.
     """
-    DOWN: tl.constexpr = KL == COLUMN_SUMS
-    BITS: tl.constexpr = z.dtype.element_ty.primitive_bitwidth
-    first_row, first_column, along = place(programs, STEPS, DOWN, ROWS, COLUMNS)
-    total = tl.zeros([ROWS, COLUMNS], MATH)
+    # One question at the end pays where a program has several tiles; without noise memory is the limit.
+    TRY_NEAR: tl.constexpr = SAMPLE and STEPS > 1
+    first_row, first_column, along = place(programs, STEPS, KL == COLUMN_SUMS, ROWS, COLUMNS)
     key = tl.load(seed) if SAMPLE else 0
-    for step in range(STEPS):
-        row = first_row + tl.arange(0, ROWS)
-        start = first_column
-        if DOWN:
-            row += step * ROWS
-        else:
-            start += step * COLUMNS
-        column = start + tl.arange(0, COLUMNS)
-        inside = (row < rows)[:, None] & (column < columns)[None, :]
-        # Past an end both are 0, and so is their KL.
-        m = widened(tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0), MATH)
-        l = widened(
-            tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0), MATH
-        )
-        n, twice_growth, twice_excess = deviation(l)
-        own = row[:, None] * columns + column[None, :]
-        if SAMPLE:
-            number = row + row_offset.to(tl.int64)
-            eps = normal_tile(number, start, draw.to(tl.uint32), key, ROWS, COLUMNS, BITS).to(MATH)
-            value = m + deviation_times(n, twice_growth, eps)
-            tl.store(z + own, value.to(z.dtype.element_ty), mask=inside)
-        if KL != NO_KL:
-            growth = deviation_growth(n, twice_growth)
-            twice = twice_kl_of(growth, deviation_excess(n, twice_excess, growth, l), m)
-            if FREE:
-                floor = 2.0 * tl.load(free_bits)
-                # NaN stays.
-                twice = tl.where(inside & (twice <= floor), floor, twice)
-            if KL == ELEMENTS:
-                tl.store(kl + own, 0.5 * twice, mask=inside)
-            else:
-                total += twice
+    total, largest = forward_steps(
+        mu, logvar, z, kl, key, draw, row_offset, rows, columns, mu_step, logvar_step, free_bits,
+        first_row, first_column, STEPS, MATH, SAMPLE, KL, FREE, TRY_NEAR, WHOLE, ROWS, COLUMNS,
+    )  # fmt: skip
+    if TRY_NEAR:
+        far = not tl.max(largest) <= NEAR_LIMIT
+        if far:
+            # Rare: all of it once more, over what was written.
+            total, _ = forward_steps(
+                mu, logvar, z, kl, key, draw, row_offset, rows, columns, mu_step, logvar_step, free_bits,
+                first_row, first_column, STEPS, MATH, SAMPLE, KL, FREE, False, WHOLE, ROWS, COLUMNS,
+            )  # fmt: skip
     if KL == ROW_SUMS:
         row = first_row + tl.arange(0, ROWS)
         tl.store(kl + row * programs + along, 0.5 * tl.sum(total, 1), mask=row < rows)
@@ -152,7 +228,7 @@ def backward(
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     own = row[:, None] * columns + column[None, :]
     l = widened(tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0), MATH)
-    n, twice_growth, twice_excess = deviation(l)
+    level, twice_growth, twice_excess = deviation(l)
     if KL:
         m = widened(tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0), MATH)
         if KL_BY_COLUMN:
@@ -160,9 +236,9 @@ def backward(
         else:
             g_kl = tl.load(grad_kl + row * grad_kl_step, mask=row < rows, other=0.0)[:, None]
             g_kl = tl.broadcast_to(g_kl, [ROWS, COLUMNS])
-        growth = deviation_growth(n, twice_growth)
+        growth = deviation_growth(level, twice_growth)
         if FREE:
-            twice = twice_kl_of(growth, deviation_excess(n, twice_excess, growth, l), m)
+            twice = twice_kl_of(growth, deviation_excess(level, twice_excess, growth, l), m)
             free = twice <= 2.0 * tl.load(free_bits)
             g_kl *= tl.where(free, const(twice, 0.0, 0.0), const(twice, 1.0, 1.0))
         if WEIGHTED:
@@ -177,7 +253,7 @@ def backward(
         )
         number = row + row_offset.to(tl.int64)
         eps = normal_tile(number, start, draw.to(tl.uint32), tl.load(seed), ROWS, COLUMNS, BITS).to(MATH)
-        slope = half_deviation_times(n, twice_growth, eps)
+        slope = half_deviation_times(level, twice_growth, eps)
         if KL:
             of_logvar = tl.fma(g_z, slope, of_logvar)
             of_mu = tl.fma(g_kl, m, g_z)

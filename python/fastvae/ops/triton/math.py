@@ -92,8 +92,9 @@ LN_2_HIGH_32, LN_2_HIGH_64 = tl.constexpr(0.693359375), tl.constexpr(6.931471803
 LN_2_LOW_32, LN_2_LOW_64 = tl.constexpr(-2.12194440e-4), tl.constexpr(1.90821492927058770002e-10)
 MAGIC_32, MAGIC_64 = tl.constexpr(12582912.0), tl.constexpr(6755399441055744.0)
 """Added to a small number, it leaves its rounded value in the low bits."""
-BIASES_32, BIASES_64 = tl.constexpr(253), tl.constexpr(2045)
-"""Of n - 1: the biases of two exponents that it is the sum of."""
+NEAR_LIMIT = tl.constexpr(64.0)
+"""With a logarithm of the variance up to this a deviation, and it times any noise, are far from the ends of
+the range."""
 EXP_SATURATES_32, EXP_SATURATES_64 = tl.constexpr(110.0), tl.constexpr(760.0)
 """exp is 0 below minus this and infinite above it."""
 LARGEST_32 = tl.constexpr((2.0 - 2.0**-23) * 2.0**127)
@@ -199,16 +200,28 @@ def scale(x, n):
 
 
 @triton.jit
-def deviation(logvar):
+def magic_of(like, NEAR: tl.constexpr):
+    """:data:`MAGIC_32`, and what makes of n the exponent of 2^(n - 1), or the sum of those of two factors."""
+    if NEAR:
+        return const(like, MAGIC_32 + 126, MAGIC_64 + 1022)
+    else:
+        return const(like, MAGIC_32 + 253, MAGIC_64 + 2045)
+
+
+@triton.jit
+def deviation(logvar, NEAR: tl.constexpr = False):
     """What makes up sigma = e^(l / 2) = 2^n e^(r / 2), l = n ln 4 + r: n, 2 e^(r / 2) - 2 and that less r.
 
-    Of n the bits of a float whose lower ones hold the sum of the exponents of two factors of 2^(n - 1), as
-    biased. A logarithm of -inf gives sigma = 0, NaN gives NaN.
+    Of n the bits of a float that holds it, with what :func:`magic_of` adds. A logarithm of -inf gives
+    sigma = 0, NaN gives NaN. ``NEAR``, here and below: it is NaN or within :data:`NEAR_LIMIT`, and the same
+    bits take fewer instructions.
     """
-    # Beyond these sigma is 0 or infinite anyway; within them the exponent fits.
-    limit = const(logvar, 2.0 * EXP_SATURATES_32, 2.0 * EXP_SATURATES_64)
-    near = at_least(at_most(logvar, limit), -limit)
-    magic = const(logvar, MAGIC_32 + BIASES_32, MAGIC_64 + BIASES_64)
+    near = logvar
+    if not NEAR:
+        # Beyond these sigma is 0 or infinite anyway; within them the exponent fits.
+        limit = const(logvar, 2.0 * EXP_SATURATES_32, 2.0 * EXP_SATURATES_64)
+        near = at_least(at_most(logvar, limit), -limit)
+    magic = magic_of(logvar, NEAR)
     shifted = tl.fma(near, const(logvar, 0.5 * LOG2_E, 0.5 * LOG2_E), magic)
     n = shifted - magic
     rest = tl.fma(n, const(logvar, -2.0 * LN_2_HIGH_32, -2.0 * LN_2_HIGH_64), near)
@@ -222,7 +235,7 @@ def deviation(logvar):
 
 @triton.jit
 def half_powers(level):
-    """Two normal numbers whose product is 2^(n - 1), for the n of :func:`deviation`: it may be no such number."""
+    """Two normal numbers with the product 2^(n - 1), which may be none, for the n of :func:`deviation`."""
     if level.dtype == tl.int64:
         first = (level << 51) & 0x7FF0000000000000
         second = (level << 52) - first
@@ -231,6 +244,15 @@ def half_powers(level):
         first = (level << 22) & 0x7F800000
         second = (level << 23) - first
         return first.to(tl.float32, bitcast=True), second.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def power(level):
+    """2^(n - 1) for a near n."""
+    if level.dtype == tl.int64:
+        return (level << 52).to(tl.float64, bitcast=True)
+    else:
+        return (level << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -244,6 +266,16 @@ def deviation_times(level, twice_growth, factor):
 
 
 @triton.jit
+def sample(mean, level, twice_growth, eps, NEAR: tl.constexpr):
+    """The mean and sigma times a normal."""
+    if NEAR:
+        # The product is exact.
+        return tl.fma(tl.fma(twice_growth, eps, eps + eps), power(level), mean)
+    else:
+        return mean + deviation_times(level, twice_growth, eps)
+
+
+@triton.jit
 def half_deviation_times(level, twice_growth, factor):
     """Half of that, by the same powers of two."""
     first, second = half_powers(level)
@@ -251,21 +283,23 @@ def half_deviation_times(level, twice_growth, factor):
 
 
 @triton.jit
-def deviation_growth(level, twice_growth):
+def deviation_growth(level, twice_growth, NEAR: tl.constexpr = False):
     """Sigma - 1, without cancellation."""
-    first, second = half_powers(level)
-    # Twice this is infinite, and so is what comes of it, but not NaN.
-    half_power = tl.minimum(first * second, const(twice_growth, 2.0**127, 2.0**1023))
-    less_one = tl.fma(half_power, const(twice_growth, 2.0, 2.0), const(twice_growth, -1.0, -1.0))
-    return tl.fma(twice_growth, half_power, less_one)
+    if NEAR:
+        half = power(level)
+    else:
+        first, second = half_powers(level)
+        # Twice this is infinite, and so is what comes of it, but not NaN.
+        half = tl.minimum(first * second, const(twice_growth, 2.0**127, 2.0**1023))
+    less_one = tl.fma(half, const(half, 2.0, 2.0), const(half, -1.0, -1.0))
+    return tl.fma(twice_growth, half, less_one)
 
 
 @triton.jit
-def deviation_excess(level, twice_excess, growth, logvar):
+def deviation_excess(level, twice_excess, growth, logvar, NEAR: tl.constexpr = False):
     """2 (sigma - 1 - l / 2), given sigma - 1: without cancellation where sigma is near 1."""
-    of_one = bits_of(const(growth, MAGIC_32 + BIASES_32, MAGIC_64 + BIASES_64))
     far = tl.fma(growth, const(growth, 2.0, 2.0), logvar * -1.0)
-    return tl.where(level == of_one, twice_excess, far)
+    return tl.where(level == bits_of(magic_of(growth, NEAR)), twice_excess, far)
 
 
 @triton.jit
