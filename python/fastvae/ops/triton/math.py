@@ -157,6 +157,15 @@ def at_least(x, limit):
 
 
 @triton.jit
+def within(x, limit):
+    """``x``, or the limit with its sign where it is beyond that; NaN stays."""
+    if x.dtype == tl.float64:  # Triton has no code for it on all devices
+        return at_least(at_most(x, limit), -limit)
+    else:
+        return tl.clamp(x, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def bits_of(x):
     """The bits of a float as int32 or int64."""
     if x.dtype == tl.float64:
@@ -220,7 +229,7 @@ def deviation(logvar, NEAR: tl.constexpr = False):
     if not NEAR:
         # Beyond these sigma is 0 or infinite anyway; within them the exponent fits.
         limit = const(logvar, 2.0 * EXP_SATURATES_32, 2.0 * EXP_SATURATES_64)
-        near = at_least(at_most(logvar, limit), -limit)
+        near = within(logvar, limit)
     magic = magic_of(logvar, NEAR)
     shifted = tl.fma(near, const(logvar, 0.5 * LOG2_E, 0.5 * LOG2_E), magic)
     n = shifted - magic
