@@ -211,15 +211,13 @@ class Tiles(NamedTuple):
         return area == rows * columns >= LARGE
 
 
-def _area(rows: int, columns: int, bits: int) -> int:
-    """The elements of a tile: more where the matrix is large and a thread reads eight of them together."""
-    return 2 * TILE if bits == 16 and rows * columns >= LARGE else TILE
-
-
 @functools.lru_cache(MOST_SHAPES)
 def tiles(rows: int, columns: int, bits: int = 32) -> Tiles:
-    """Cut a matrix for work that keeps to single elements: a program for each tile."""
-    area = _area(rows, columns, bits)
+    """Cut a matrix for work that keeps to single elements: a program for each tile.
+
+    That is larger where the matrix is large and a thread reads eight elements of 16 bits together.
+    """
+    area = 2 * TILE if bits == 16 and rows * columns >= LARGE else TILE
     width = min(max(next_power_of_two(columns), 4), area)
     height = min(area // width, next_power_of_two(rows))
     across = cdiv(columns, width)
@@ -227,11 +225,10 @@ def tiles(rows: int, columns: int, bits: int = 32) -> Tiles:
 
 
 @functools.lru_cache(MOST_SHAPES)
-def tiles_of_rows(rows: int, columns: int, bits: int = 32, widest: int = 2 * TILE) -> Tiles:
+def tiles_of_rows(rows: int, columns: int, widest: int = TILE) -> Tiles:
     """Cut a matrix for sums over its rows: a program takes several tiles of some rows."""
-    area = _area(rows, columns, bits)
-    width = min(max(next_power_of_two(columns), 4), area, widest)
-    height = min(area // width, next_power_of_two(rows))
+    width = min(max(next_power_of_two(columns), 4), widest)
+    height = min(TILE // width, next_power_of_two(rows))
     across = cdiv(columns, width)
     segments = cdiv(across, MOST_STEPS)
     steps = cdiv(across, segments)

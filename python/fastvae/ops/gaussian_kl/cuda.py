@@ -106,7 +106,7 @@ def _landing(module: ModuleType, matrix: DeviceMatrix, reduction: str) -> tuple[
         kind, cut = module.COLUMN_SUMS, tiles_of_columns(rows, columns)
         shape = (cut.programs, columns)
     else:
-        kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns, matrix.bits)
+        kind, cut = module.ROW_SUMS, tiles_of_rows(rows, columns)
         shape = (rows, cut.programs)
         if reduction == "sample" and cut.programs == 1:
             shape = reduced_shape(matrix.shape, matrix.event_dims, reduction)
