@@ -216,7 +216,8 @@ class CapturedSteps(Steps):
 
     def _gathered(self, epoch: int) -> Iterator[int]:
         """Take the steps of an epoch of resident data."""
-        order, _, binarize = pass_over(self._data, self._settings, epoch)
+        # Of many samples the order takes the processor as long as many steps take the device.
+        order, _, binarize = pass_over(self._data, self._settings, epoch, self._order.device)
         self._order.copy_(order)
         self._pixel_seed.fill_(binarize.seed)
         left = len(self._full_batches)

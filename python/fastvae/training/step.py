@@ -33,10 +33,10 @@ class Pass(NamedTuple):
     binarize: Binarize
 
 
-def pass_over(data: Data, settings: Settings, epoch: int) -> Pass:
-    """Give the order, the seed of the source and the drawn pixels of an epoch."""
+def pass_over(data: Data, settings: Settings, epoch: int, device: torch.device | None = None) -> Pass:
+    """Give the order, made on a device (by default the CPU), the seed of the source and the drawn pixels."""
     return Pass(
-        order=noise.permutation(len(data), derive(settings.seed, Stream.SHUFFLE, epoch)),
+        order=noise.permutation(len(data), derive(settings.seed, Stream.SHUFFLE, epoch), device=device),
         source_seed=derive(settings.seed, Stream.SOURCE, epoch),
         binarize=Binarize(settings.binarize, derive(settings.seed, Stream.BINARIZE, epoch)),
     )
