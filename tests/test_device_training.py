@@ -214,14 +214,44 @@ def test_a_captured_step_trains_as_one_that_is_not(changes, recorders, taken):
     (recorder,) = recorders
     settings, samples = captured.config.training, captured.config.data.samples
     full = max(samples // settings.batch_size, 1)  # of an epoch
-    graphs = {min(MOST_STEPS, full), 1}
-    uncaptured = len(taken) - len(graphs)
-    assert set(taken) == graphs
-    # A graph is captured where as many steps are left as it has.
-    assert WARM_UP <= uncaptured < WARM_UP + full
+    graphs = {1, graph._steps_of_a_graph(full, MOST_STEPS)}
+    assert sorted(taken) == sorted([1] * WARM_UP + list(graphs))
     assert (recorder.captures, recorder.entered) == (len(graphs), 0)
-    assert recorder.steps == settings.epochs * full - uncaptured
+    assert recorder.steps == settings.epochs * full - WARM_UP
     assert all(parameter.grad is None for parameter in captured.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("full", "most", "steps"),
+    [
+        (1, 8, 1),
+        (3, 8, 3),
+        (8, 8, 8),
+        (12, 8, 6),
+        (15, 8, 7),
+        (60, 8, 6),
+        (3000, 8, 8),
+        (3000, 5, 5),
+        (7, 0, 1),
+    ],
+)
+def test_a_graph_has_as_many_steps_as_leave_the_fewest_launches(full, most, steps):
+    assert graph._steps_of_a_graph(full, most) == steps
+
+
+@pytest.mark.parametrize("batch_size", [5, 16])
+def test_batches_of_a_graph_begin_where_kernels_are_compiled_for(batch_size, recorders, monkeypatch):
+    """Whatever their size is: of 15 values, and of slopes and seeds."""
+    take, begins = Step.__call__, []
+
+    def seen(self, x, seed, weight, slopes=None):
+        begins.extend(tensor.data_ptr() % graph.ALIGNMENT for tensor in (x, seed.tensor, *slopes))
+        return take(self, x, seed, weight, slopes)
+
+    monkeypatch.setattr(Step, "__call__", seen)
+    run(PIXELS.reshape(67, 16)[:, 1:], compile="graph", batch_size=batch_size, epochs=2)
+    assert set(begins) == {0}
+    assert recorders[0].steps > recorders[0].replays
 
 
 @pytest.mark.parametrize("frozen", ["_seeds", "_weights", "_order", "_pixel_seed"])
@@ -355,7 +385,7 @@ def test_ctrl_c_between_replays_gives_what_there_is(recorders, monkeypatch):
     assert captured.interrupted
     assert [record["epoch"] for record in captured.history] == [1, 2, 3]
     assert_same_run(captured, trained(False))
-    assert (recorders[0].entered, recorders[0].replays) == (0, 2)
+    assert (recorders[0].entered, recorders[0].replays) == (0, 3)
 
 
 def test_ctrl_c_in_a_replay_skips_no_step(recorders, monkeypatch):

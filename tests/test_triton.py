@@ -285,13 +285,21 @@ def layer_and_gradients(rows, inputs, outputs):
 
 
 def test_a_layer_is_one_kernel_for_each_result_that_reads_neighbours_together(compiled, monkeypatch):
-    monkeypatch.setattr(small_layers, "_takes", lambda *_: True)
+    monkeypatch.setattr(small_layers, "_has_kernels", lambda _: True)
     kernels = compiled(layer_and_gradients, 20, 200, 100)
     assert len(kernels) == 3
     for ptx in kernels:
         assert not LOOSE.findall(ptx)
         assert "ld.global.v4" in ptx
     assert compiled(layer_and_gradients, 17, 212, 90) == kernels, "the same for layers of about that size"
+
+
+def test_a_layer_of_long_sums_is_no_more_code(compiled, monkeypatch):
+    """A sum that was written out for each of its parts would take minutes to compile, in a capture."""
+    monkeypatch.setattr(small_layers, "_has_kernels", lambda _: True)
+    forward, of_input, _ = compiled(layer_and_gradients, 2, 1500, 1100)
+    assert len(compiled(layer_and_gradients, 2, 4096, 60)[0]) < 1.1 * len(forward)
+    assert len(compiled(layer_and_gradients, 2, 60, 4096)[1]) < 1.1 * len(of_input)
 
 
 @pytest.mark.usefixtures("compiled")

@@ -167,7 +167,7 @@ model.safetensors and pictures. Ctrl-C ends the training and keeps what there is
     _option(
         run.add_argument,
         "--compile",
-        "what is made of a step: graph (one CUDA graph), inductor, none, or auto (default: auto, a graph on "
+        "what is made of steps: graph (CUDA graphs), inductor, none, or auto (default: auto, graphs on "
         "CUDA where networks and likelihood are fastvae's own)",
         type=_compile,
         metavar="WORD",

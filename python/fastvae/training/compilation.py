@@ -12,7 +12,7 @@ from fastvae.training.config import Compile
 __all__ = ["NOT_COMPILED", "Compilation", "check_compile", "choose_compilation"]
 
 FEWEST_STEPS = 50
-"""A capture takes as long as a few steps: with fewer steps than this it is left out."""
+"""Captures take as long as some steps do: with fewer steps than this they are left out."""
 
 
 class Compilation(NamedTuple):

@@ -4,8 +4,8 @@ A graph repeats its kernels with the addresses and the numbers they were capture
 between steps (the rows of the batch, the seed of its noise, the weight of the KL) stands in tables on the
 device, a row for each step of the epoch, and the graph reads them at a position that it advances itself.
 
-Where data is resident, a graph has several steps: what is read for them is read together, and there is no
-launch between them. Another graph, of one step, takes what is left of an epoch.
+Where data is resident, another graph has several steps: what is read for them is read together, and there is
+no launch between them. The one of one step takes what is left of an epoch.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ WARM_UP = 3
 """Full batches that run uncaptured first, as real steps: they load kernels and make workspaces."""
 
 MOST_STEPS = 8
-"""Of a graph. Ctrl-C comes between graphs."""
+"""Of a graph."""
 
 MOST_BYTES = 2**25
 """Of the batches of a graph, which are in memory together."""
 
-APART = 2
-"""Numbers from a seed to the next: kernels are compiled for addresses that 16 divides."""
+ALIGNMENT = 16
+"""Bytes: kernels are compiled for addresses that this divides, and once more for others."""
+
+SEED_WIDTH = ALIGNMENT // 8
+"""Numbers from a seed to the next."""
 
 
 class Recorder(Protocol):
@@ -168,8 +171,8 @@ class CapturedSteps(Steps):
         self._branch: SideBranch | None = None  # while steps are captured with one
         self._replays: dict[int, Callable[[], None]] = {}
         """What repeats so many steps."""
-        self._to_capture: tuple[int, ...] = (1,)
-        """How many steps there are to be in each graph, most first; none once it was tried."""
+        self._to_capture = [1]
+        """How many steps there are to be in each graph that was not tried yet."""
         self._full_steps = 0
 
         self._resident = data.resident_on(device)
@@ -180,7 +183,7 @@ class CapturedSteps(Steps):
         length = max(data.batch_count(settings.batch_size), 1)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._ahead = torch.arange(MOST_STEPS, device=device)
-        self._seeds = torch.zeros(length, APART, dtype=torch.int64, device=device)
+        self._seeds = torch.zeros(length, SEED_WIDTH, dtype=torch.int64, device=device)
         # Without a warm-up the weight never differs.
         self._weights = torch.zeros(length, dtype=torch.float32, device=device) if settings.warmup else None
         self._left = 0  # rows of the tables that are still to come
@@ -191,8 +194,10 @@ class CapturedSteps(Steps):
             self._pixel_seed = torch.zeros((), dtype=torch.int64, device=device)
             self._gather = partial(self._resident.gather, binarize=settings.binarize, seed=self._pixel_seed)
             bytes_of_batch = 4 * self._size * math.prod(step.model.input_shape)
-            steps = min(MOST_STEPS, max(MOST_BYTES // bytes_of_batch, 1), len(self._full_batches))
-            self._to_capture = tuple(dict.fromkeys((steps, 1)))
+            self._together = bytes_of_batch % ALIGNMENT == 0
+            steps = _steps_of_a_graph(len(self._full_batches), MOST_BYTES // bytes_of_batch)
+            if steps > 1:
+                self._to_capture.append(steps)
 
     def __enter__(self) -> None:
         """Begin the training."""
@@ -248,8 +253,9 @@ class CapturedSteps(Steps):
 
     def _full_step(self, left: int) -> int:
         """Take a step with a full batch, or the steps of a graph if so many are left; say how many."""
-        if self._full_steps >= WARM_UP and self._to_capture and left >= self._to_capture[0]:
-            self._capture()
+        if self._full_steps >= WARM_UP:
+            while fitting := [steps for steps in self._to_capture if steps <= left]:
+                self._capture(fitting[0])
         steps = max((steps for steps in self._replays if steps <= left), default=0)
         if steps:
             self._replays[steps]()
@@ -260,12 +266,13 @@ class CapturedSteps(Steps):
         self._count(steps)
         return steps
 
-    def _capture(self) -> None:
-        counts, self._to_capture = self._to_capture, ()
+    def _capture(self, steps: int) -> None:
+        self._to_capture.remove(steps)
         try:
-            for steps in counts:
-                self._replays[steps] = self._recorded(steps)
+            self._replays[steps] = self._recorded(steps)
         except Exception as error:
+            # None that was captured before follows the generator from here.
+            self._to_capture.clear()
             self._replays.clear()
             if not self._fall_back:
                 error.add_note('compile="graph" captures the step as a CUDA graph; compile=False does not')
@@ -316,8 +323,12 @@ class CapturedSteps(Steps):
         if self._resident is None:
             batches: Sequence[Tensor] = [self._batch]
         else:
-            # A row is drawn as it is in any batch.
-            batches = self._gather(self._full_batches.index_select(0, rows).flatten()).split(self._size)
+            indices = self._full_batches.index_select(0, rows)
+            if self._together:
+                # A row is drawn as it is in any batch.
+                batches = self._gather(indices.flatten()).split(self._size)
+            else:
+                batches = [self._gather(index) for index in indices]
         self._take(batches, rows)
 
     def _take_next(self, x: Tensor) -> None:
@@ -330,12 +341,14 @@ class CapturedSteps(Steps):
         weights: float | Tensor = self._settings.beta
         if self._weights is not None:
             weights = self._weights.index_select(0, rows).unsqueeze(1)
-        terms_like = torch.empty(len(batches), len(batches[0]), device=rows.device)
-        of_recon, of_kl = loss_slopes(terms_like, terms_like, weights)
+        samples = len(batches[0])
+        width = ALIGNMENT // 4
+        of_one = torch.empty(len(batches), -(-samples // width) * width, device=rows.device)
+        of_recon, of_kl = loss_slopes(of_one, of_one, weights, samples)
         for at, x in enumerate(batches):
             weight = weights[at, 0] if isinstance(weights, Tensor) else weights
             seed = UnchangingSeed(seeds[at, 0])
-            terms, skipped = self._step(x, seed, weight, (of_recon[at], of_kl[at]))
+            terms, skipped = self._step(x, seed, weight, (of_recon[at, :samples], of_kl[at, :samples]))
             with self._beside(*terms, skipped):
                 self._totals.accumulate(terms, skipped)
         self._position.add_(len(batches))
@@ -367,3 +380,9 @@ class CapturedSteps(Steps):
             self._weights.copy_(torch.tensor([self._weight_of(step) for step in steps]))
         self._position.zero_()
         self._left = len(steps)
+
+
+def _steps_of_a_graph(full_batches: int, most: int) -> int:
+    """How many steps a graph has where an epoch, by such graphs and single steps, then has the fewest."""
+    most = max(min(MOST_STEPS, most, full_batches), 1)
+    return min(range(most, 0, -1), key=lambda steps: full_batches // steps + full_batches % steps)

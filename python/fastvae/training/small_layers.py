@@ -28,6 +28,9 @@ FEWEST_ROWS = 16
 LONGEST = 1024
 """Terms of a sum that a program reads together."""
 
+MOST_TERMS = 4 * LONGEST
+"""Of a sum: one program adds up all of them, where cuBLAS has several."""
+
 WIDEST = 4
 """Numbers that a thread reads together."""
 
@@ -47,7 +50,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
         float32, ``(B, inputs)``, ``(outputs, inputs)`` and ``(outputs,)``, on one device.
     relu : bool
     """
-    if not _takes("forward", x, weight):
+    if not _takes("forward", x, weight, terms=weight.shape[1]):
         y = _product_and_sum(x, weight, bias)
         return y.relu_() if relu else y
     rows, (outputs, inputs) = len(x), weight.shape
@@ -77,7 +80,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
 
 def of_input(grad: Tensor, y: Tensor | None, weight: Tensor) -> Tensor:
     """The gradient of the input, ``(B, inputs)``; ``y`` is what a layer with a ReLU gave."""
-    if not _takes("of_input", grad, weight):
+    if not _takes("of_input", grad, weight, terms=len(weight)):
         return torch.mm(_before_relu(grad, y), weight)
     rows, (outputs, inputs) = len(grad), weight.shape
     grad_x = grad.new_empty(rows, inputs)
@@ -104,7 +107,7 @@ def of_input(grad: Tensor, y: Tensor | None, weight: Tensor) -> Tensor:
 
 def of_weight(grad: Tensor, y: Tensor | None, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of the weight and of the bias, likewise."""
-    if len(x) > MOST_ROWS or not x.is_contiguous() or not _takes("of_weight", grad, weight):
+    if len(x) > MOST_ROWS or not x.is_contiguous() or not _takes("of_weight", grad, weight, terms=len(x)):
         grad = _before_relu(grad, y)
         return torch.mm(grad.t(), x), grad.sum(0)
     rows, (outputs, inputs) = len(x), weight.shape
@@ -129,16 +132,22 @@ def of_weight(grad: Tensor, y: Tensor | None, x: Tensor, weight: Tensor) -> tupl
     return grad_weight, grad_bias
 
 
-def _takes(what: str, rows: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel of that name is the faster way, with a matrix that has a row for each sample."""
+def _takes(what: str, rows: Tensor, weight: Tensor, *, terms: int) -> bool:
+    """Whether the kernel of that name is there and the faster way, with a row of ``rows`` for each sample."""
+    return _is_small(what, rows, weight, terms) and _has_kernels(rows.device)
+
+
+def _is_small(what: str, rows: Tensor, weight: Tensor, terms: int) -> bool:
     return (
         0 < len(rows) * weight.numel() <= MOST_PRODUCTS[what]
+        and terms <= MOST_TERMS
         and rows.is_contiguous()
         and weight.is_contiguous()
-        and rows.is_cuda
-        and has_triton()
-        and compiles_for(rows.device.index)
     )
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return device.type == "cuda" and has_triton() and compiles_for(device.index)
 
 
 def _product_and_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

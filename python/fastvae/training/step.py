@@ -139,14 +139,16 @@ class Step:
             raise
 
 
-def loss_slopes(recon: Tensor, kl: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
+def loss_slopes(
+    recon: Tensor, kl: Tensor, weight: float | Tensor, samples: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The derivatives of the loss, ``-elbo(recon, kl, weight)``, with respect to its two terms.
 
     Backward begins with them: on small networks the bound itself, and what autograd makes of it, takes as
     long as a layer, and nobody asks for its value. They are new each time, as a hook may write to a gradient.
-    The terms are ``(B,)``, or ``(steps, B)`` for those of several steps.
+    The terms are ``(B,)``, or ``(steps, B or more)`` for those of several steps of so many ``samples``.
     """
-    samples = recon.shape[-1]
+    samples = samples or len(recon)
     of_recon, of_kl = torch.full_like(recon, -1 / samples), torch.full_like(kl, 1 / samples)
     return of_recon, of_kl if isinstance(weight, float) and weight == 1 else of_kl * weight
 

@@ -126,8 +126,9 @@ def train(
         arithmetic of the latent in float32. Evaluation, and the trained model, are in float32.
     compile : {"auto", "graph", "inductor"} or False
         What is made of a training step; the results are the same to rounding. ``"graph"``: on CUDA, steps of
-        full batches are captured once as a CUDA graph, from gathering the batch to updating the weights, and
-        replayed. A graph repeats its kernels alone: what modules of your own do in Python (counting, a choice
+        full batches are captured as CUDA graphs, from gathering the batch to updating the weights, and
+        replayed; of data that is resident on the device up to eight at once, and Ctrl-C comes between
+        graphs. A graph repeats its kernels alone: what modules of your own do in Python (counting, a choice
         by a number, a hook) happens in the first steps and not again, and reading a tensor in it is an error.
         ``"inductor"``: forward and loss of full batches through ``torch.compile``, for any device. ``False``:
         steps as they are. ``"auto"`` is a graph on CUDA where networks and likelihood are fastvae's own and

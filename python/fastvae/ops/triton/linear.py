@@ -49,8 +49,9 @@ def forward(
     across = tl.cdiv(outputs, OUTPUTS)
     row = tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)
     output = tl.program_id(0) % across * OUTPUTS + tl.arange(0, OUTPUTS)
-    sums = tl.load(bias + output, mask=output < outputs, other=0.0)[None, :]
-    for part in tl.static_range(STEPS):
+    b = tl.load(bias + output, mask=output < outputs, other=0.0)
+    sums = tl.broadcast_to(b[None, :], [ROWS, OUTPUTS])
+    for part in range(STEPS):
         i = part * INPUTS + tl.arange(0, INPUTS)[None, None, :]
         w = tl.load(
             weight + output[None, :, None] * step + i,
@@ -89,7 +90,7 @@ def of_input(
     row = tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)
     i = tl.program_id(0) % across * INPUTS + tl.arange(0, INPUTS)
     sums = tl.zeros([ROWS, INPUTS], tl.float32)
-    for part in tl.static_range(STEPS):
+    for part in range(STEPS):
         output = part * OUTPUTS + tl.arange(0, OUTPUTS)[None, :, None]
         w = tl.load(
             weight + output * step + i[None, None, :],
