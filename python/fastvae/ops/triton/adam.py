@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastvae.ops.triton.math import LARGEST_32, divide
+from fastvae.ops.triton.math import LARGEST_32, divide, loaded
 
 __all__ = ["check", "update"]
 
@@ -35,15 +35,6 @@ def tensor_of(tensors, owner):
 def has(present, owner):
     """Whether the tensor with this number is there: its bit says so."""
     return (present.to(tl.int64) >> owner.to(tl.int64)) & 1 != 0
-
-
-@triton.jit
-def loaded(pointers, inside, WHOLE: tl.constexpr):
-    """The elements of a chunk; a whole one is read without a mask, which lets neighbours be read together."""
-    if WHOLE:
-        return tl.load(pointers)
-    else:
-        return tl.load(pointers, mask=inside, other=0.0)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ from fastvae.ops.triton.math import (
     deviation_growth,
     half_deviation_times,
     kl_slope,
+    loaded,
     sample,
     twice_kl_of,
     widened,
@@ -35,15 +36,6 @@ def place(programs, STEPS: tl.constexpr, DOWN: tl.constexpr, ROWS: tl.constexpr,
         return along.to(tl.int64) * (STEPS * ROWS), across.to(tl.int64) * COLUMNS, along
     else:
         return across.to(tl.int64) * ROWS, along.to(tl.int64) * (STEPS * COLUMNS), along
-
-
-@triton.jit
-def loaded(pointers, inside, WHOLE: tl.constexpr):
-    """A tile, with 0 past an end."""
-    if WHOLE:
-        return tl.load(pointers)
-    else:
-        return tl.load(pointers, mask=inside, other=0.0)
 
 
 @triton.jit

@@ -126,6 +126,15 @@ def horner(x, OF_32: tl.constexpr, TERMS_32: tl.constexpr, OF_64: tl.constexpr, 
 
 
 @triton.jit
+def loaded(pointers, inside, WHOLE: tl.constexpr):
+    """What lies there, 0 past an end; without a mask, as of a whole tile, neighbours are read together."""
+    if WHOLE:
+        return tl.load(pointers)
+    else:
+        return tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
 def widened(x, MATH: tl.constexpr):
     """What was loaded in the type of the arithmetic: of a bfloat16 the bits are the upper half."""
     if x.dtype == tl.bfloat16 and tl.float32 == MATH:
