@@ -50,13 +50,13 @@ def forward(
     # Past an end both are 0, and so is the weight, whatever the noise.
     m = tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0).to(MATH)
     l = tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0).to(MATH)
-    n, twice_growth, _ = deviation(l)
-    growth = deviation_growth(n, twice_growth)
+    level, twice_growth, _ = deviation(l)
+    growth = deviation_growth(level, twice_growth)
     key, number = tl.load(seed), row + row_offset.to(tl.int64)
     for sample in range(first, tl.minimum(first + taken, samples)):
         own_draw = (draw.to(tl.int64) + sample).to(tl.uint32)
         eps = normal_tile(number, start, own_draw, key, ROWS, COLUMNS).to(MATH)
-        value = m + deviation_times(n, twice_growth, eps)
+        value = m + deviation_times(level, twice_growth, eps)
         of_sample = sample * rows + row
         tl.store(
             z + of_sample[:, None] * columns + column[None, :], value.to(z.dtype.element_ty), mask=inside
@@ -98,7 +98,7 @@ def run_of_samples(
     grad_z_step,
     grad_log_weight_step,
     m,
-    n,
+    level,
     twice_growth,
     row,
     rows,
@@ -129,7 +129,7 @@ def run_of_samples(
             ]
         own_draw = (draw.to(tl.int64) + sample).to(tl.uint32)
         eps = normal_tile(number, start, own_draw, key, ROWS, COLUMNS).to(m.dtype)
-        step = deviation_times(n, twice_growth, eps)
+        step = deviation_times(level, twice_growth, eps)
         more_mu, more_logvar = gradients(g_z, g, m, step, SAMPLE, WEIGHT)
         of_mu += more_mu
         of_logvar += more_logvar
@@ -178,7 +178,7 @@ def backward(
     if WEIGHT:
         m = tl.load(mu + row[:, None] * mu_step + column[None, :], mask=inside, other=0.0).to(MATH)
     l = tl.load(logvar + row[:, None] * logvar_step + column[None, :], mask=inside, other=0.0).to(MATH)
-    n, twice_growth, _ = deviation(l)
+    level, twice_growth, _ = deviation(l)
     key, number = tl.load(seed), row + row_offset.to(tl.int64)
     first = part * runs * RUN
     last = tl.minimum(first + runs * RUN, samples)
@@ -197,7 +197,7 @@ def backward(
             grad_z_step,
             grad_log_weight_step,
             m,
-            n,
+            level,
             twice_growth,
             row,
             rows,

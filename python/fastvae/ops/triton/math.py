@@ -213,8 +213,8 @@ def scale(x, n):
 
     ``x`` times what 2^n has beyond the normal numbers has to be a normal number (or 0, infinite or NaN).
     """
-    within = limited(n)
-    return x * power_of_two(n - within) * power_of_two(within)
+    normal = limited(n)
+    return x * power_of_two(n - normal) * power_of_two(normal)
 
 
 @triton.jit

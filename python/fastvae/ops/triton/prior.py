@@ -34,10 +34,10 @@ def relative(m, l, prior_m, prior_l):
     difference = l - prior_l
     back = difference - l
     error = (l - (difference - back)) - (prior_l + back)
-    n, twice_growth, twice_excess = deviation(difference)
-    value = deviation_times(n, twice_growth, one)
-    growth = deviation_growth(n, twice_growth)
-    excess = deviation_excess(n, twice_excess, growth, difference)
+    level, twice_growth, twice_excess = deviation(difference)
+    value = deviation_times(level, twice_growth, one)
+    growth = deviation_growth(level, twice_growth)
+    excess = deviation_excess(level, twice_excess, growth, difference)
     # Where the difference is infinite its error is NaN, and where the exponential overflowed infinity times 0
     # would be: there is nothing to correct.
     largest = const(l, LARGEST_32, LARGEST_64)
@@ -45,8 +45,8 @@ def relative(m, l, prior_m, prior_l):
     finite = tl.abs(growth) <= largest
     excess = tl.where(finite, tl.fma(growth, correction, excess), excess)
     growth = tl.where(finite, tl.fma(value, correction * const(l, 0.5, 0.5), growth), growth)
-    n, twice_growth, _ = deviation(zero - prior_l)
-    inverse = deviation_times(n, twice_growth, one)
+    level, twice_growth, _ = deviation(zero - prior_l)
+    inverse = deviation_times(level, twice_growth, one)
     return (m - prior_m) * inverse, inverse, growth, excess
 
 
