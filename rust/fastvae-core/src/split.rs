@@ -2,6 +2,7 @@
 
 use crate::lanes::LANES;
 use core::ops::Range;
+use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
@@ -19,8 +20,10 @@ const ELEMENTS_PER_NEW_THREAD: usize = if cfg!(miri) { 1 << 8 } else { 1 << 18 }
 /// Threads that somebody else keeps: calls the work on up to so many of them, the calling one included, at the
 /// same time, and returns when all are done. Gives false, having called nothing, where it cannot.
 ///
-/// One call at least has to be made; each of them takes what there is to do until nothing is left.
-pub type Pool = fn(usize, &(dyn Fn() + Sync)) -> bool;
+/// One call at least has to be made; each of them takes what there is to do until nothing is left. It is told the
+/// number of its thread, below the number of threads: a thread that has the same in each call finds in its caches what
+/// it worked on before.
+pub type Pool = fn(usize, &(dyn Fn(usize) + Sync)) -> bool;
 
 static POOL: OnceLock<Pool> = OnceLock::new();
 
@@ -175,7 +178,9 @@ pub(crate) fn threads_for(elements: usize, threads: usize) -> Threads {
 /// Calls `work` once for every item, on up to so many threads: on lent ones if there are any that can work, which
 /// those that a process had before it was forked cannot.
 ///
-/// They take items as they get free, so a busy core delays no more than the item that it has.
+/// Each begins with a share of its own, the same in each call, so that what it has in its caches is what it wrote the
+/// last time, or what torch, which divides alike, did. A thread that has done its share takes items from the others: a
+/// busy core delays no more than the item that it has.
 ///
 /// # Panics
 /// If `work` panics.
@@ -186,14 +191,10 @@ pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: Threads, work: impl Fn(T
         items.into_iter().for_each(work);
         return;
     }
-    let queue = Mutex::new(items.into_iter());
-    let drain = || {
-        loop {
-            let item = queue.lock().expect("taking an item does not panic").next();
-            match item {
-                Some(item) => work(item),
-                None => break,
-            }
+    let shares = Shares::new(items, if pool.is_some() { lent } else { new });
+    let drain = |thread| {
+        while let Some(item) = shares.take(thread) {
+            work(item);
         }
     };
     if !pool.is_some_and(|pool| pool(lent, &drain)) {
@@ -201,17 +202,35 @@ pub(crate) fn for_each<T: Send>(items: Vec<T>, threads: Threads, work: impl Fn(T
     }
 }
 
+/// Items in as many shares, of neighbours, as threads are to work on them.
+struct Shares<T>(Vec<Mutex<VecDeque<T>>>);
+
+impl<T> Shares<T> {
+    fn new(items: Vec<T>, count: usize) -> Self {
+        let (total, mut items) = (items.len(), items.into_iter());
+        let share = |i: usize| items.by_ref().take((i + 1) * total / count - i * total / count).collect();
+        Self((0..count).map(share).map(Mutex::new).collect())
+    }
+
+    /// The next item of a thread's share, or the last one of somebody else's.
+    fn take(&self, thread: usize) -> Option<T> {
+        let lock = |share: usize| self.0[share % self.0.len()].lock().expect("taking an item does not panic");
+        let own = lock(thread).pop_front();
+        own.or_else(|| (1..self.0.len()).find_map(|other| lock(thread + other).pop_back()))
+    }
+}
+
 /// Starts threads that live for the call alone, so a forked process never waits for one that it did not inherit.
 ///
 /// Where the system refuses a thread, the others do its work.
-fn on_new_threads(threads: usize, work: &(dyn Fn() + Sync)) {
+fn on_new_threads(threads: usize, work: &(dyn Fn(usize) + Sync)) {
     thread::scope(|scope| {
-        for _ in 1..threads {
-            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+        for number in 1..threads {
+            if thread::Builder::new().spawn_scoped(scope, move || work(number)).is_err() {
                 break;
             }
         }
-        work();
+        work(0);
     });
 }
 
@@ -233,6 +252,33 @@ mod tests {
             }
         });
         at_work()
+    }
+
+    #[test]
+    fn a_thread_takes_its_share_in_order_and_then_the_ends_of_others() {
+        let shares = Shares::new((0..8).collect(), 3);
+        let mut take = |thread| shares.take(thread);
+        assert_eq!([0, 1, 2].map(&mut take), [Some(0), Some(2), Some(5)]);
+        assert_eq!([0; 2].map(&mut take), [Some(1), Some(4)], "the second has more than one left");
+        assert_eq!([2; 3].map(&mut take), [Some(6), Some(7), Some(3)]);
+        assert_eq!([0, 1, 2].map(&mut take), [None; 3]);
+    }
+
+    #[test]
+    fn every_item_is_in_one_share() {
+        for (items, count) in (0..20).flat_map(|items| (1..8).map(move |count| (items, count))) {
+            let Shares(shares) = Shares::new((0..items).collect(), count);
+            let shares: Vec<_> = shares.into_iter().map(|share| share.into_inner().unwrap()).collect();
+            assert_eq!(shares.len(), count);
+            assert!(shares.iter().all(|share| share.len().abs_diff(items / count) <= 1), "{items} {count}");
+            assert!(shares.into_iter().flatten().eq(0..items));
+        }
+    }
+
+    #[test]
+    fn a_thread_of_any_number_finds_work() {
+        let shares = Shares::new(vec!['a', 'b'], 2);
+        assert_eq!([7, 4, 9].map(|thread| shares.take(thread)), [Some('b'), Some('a'), None]);
     }
 
     #[test]

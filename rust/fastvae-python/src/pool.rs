@@ -39,11 +39,11 @@ pub(crate) fn use_torch_threads(torch_parallel_for: usize) -> PyResult<()> {
 
 /// What the threads share for one call.
 struct Call<'a> {
-    work: &'a (dyn Fn() + Sync),
+    work: &'a (dyn Fn(usize) + Sync),
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-fn run(threads: usize, work: &(dyn Fn() + Sync)) -> bool {
+fn run(threads: usize, work: &(dyn Fn(usize) + Sync)) -> bool {
     let Some(&(parallel_for, owner)) = TORCH.get() else { return false };
     if std::process::id() != owner {
         return false;
@@ -58,11 +58,11 @@ fn run(threads: usize, work: &(dyn Fn() + Sync)) -> bool {
     failed == 0
 }
 
-extern "C" fn enter(_: i64, _: i64, context: *mut c_void) {
+extern "C" fn enter(begin: i64, _: i64, context: *mut c_void) {
     // SAFETY: `run` passes a `Call` that lives until all threads are done; it is only read.
     let call = unsafe { &*context.cast::<Call>() };
     // A panic must not unwind through torch.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(call.work))
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (call.work)(begin as usize)))
         && let Ok(mut slot) = call.panic.lock()
     {
         slot.get_or_insert(panic);

@@ -25,16 +25,16 @@ thread_local! {
 }
 
 /// Does the work on so many threads at a time.
-fn pool(threads: usize, work: &(dyn Fn() + Sync)) -> bool {
+fn pool(threads: usize, work: &(dyn Fn(usize) + Sync)) -> bool {
     if REFUSED.get() {
         return false;
     }
     let (begun, together) = (AtomicUsize::new(0), Barrier::new(threads));
     let take_part = || {
-        begun.fetch_add(1, Ordering::Relaxed);
+        let number = begun.fetch_add(1, Ordering::Relaxed);
         // Else the first could have done everything before the second is there.
         together.wait();
-        work();
+        work(number);
     };
     thread::scope(|scope| {
         for _ in 1..threads {
