@@ -363,6 +363,33 @@ def test_what_is_captured_is_replayed_on_a_device() -> None:
         assert measuring.in_a_loop(candidate) > 0
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+def test_in_a_graph_the_noise_is_that_of_a_count(kind, monkeypatch):
+    recorded = []
+
+    def in_a_graph(make: Callable[[str], harness.Candidate]) -> Callable[[str], harness.Candidate]:
+        recorded.append(make)
+        return make
+
+    monkeypatch.setattr(latent, "in_a_graph", in_a_graph)
+    monkeypatch.setitem(latent.SIZES, "small", (3 * latent.CHECKED, 1000))
+    work = latent.work("small", "float32", kind, graph=True)
+    assert len(recorded) == len(work.candidates)
+    made = work.candidates["fastvae"]("fastvae")
+    mu, logvar, grad_z, weight = latent.inputs(*latent.SIZES["small"], torch.float32, CPU)
+
+    def wanted(step: int) -> tuple[Tensor, ...]:
+        seed = captured.noise.fold_in(captured.SEED, step)
+        outputs = captured.functional.reparametrize_kl(mu, logvar, seed=seed)
+        return outputs if kind == "forward" else torch.autograd.grad(outputs, (mu, logvar), (grad_z, weight))
+
+    # The first step is the one that is checked, whose graph a backward keeps.
+    for step in (1, 2) if kind == "forward" else (0, 0):
+        for actual, expected in zip(made.call(None), wanted(step), strict=True):
+            assert torch.equal(actual, expected)
+
+
 @on_a_device
 @pytest.mark.parametrize("kind", ["forward", "backward"])
 def test_a_comparison_is_measured_on_a_device(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:

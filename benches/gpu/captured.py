@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,11 +13,11 @@ import passes
 from comparison import COMPILED, EAGER, FASTVAE, Target
 from fastvae import functional, noise
 from gpu import latent
+from gpu.counted import SEED, Counted
 from gpu.graphs import Captured, Results, capture
 from gpu.measuring import Work, cuda
 
 SHAPE = (128, 32)
-SEED = 1
 EAGER_CAPTURED, FASTVAE_CAPTURED = f"{EAGER}, captured", f"{FASTVAE}, captured"
 
 
@@ -30,23 +29,6 @@ def once(step: latent.Step, tensors: Sequence[Tensor]) -> Results:
         *(output.detach() for output in outputs),
         *torch.autograd.grad(outputs, (mu, logvar), (grad_z, weight)),
     )
-
-
-@dataclass
-class Counted:
-    """The step of fastvae with a count of steps on the device, so that each replay draws noise of its own."""
-
-    count: Tensor
-    seed: Tensor
-
-    @classmethod
-    def on(cls, device: torch.device) -> Counted:
-        return cls(*(torch.full((), value, dtype=torch.int64, device=device) for value in (0, SEED)))
-
-    def __call__(self, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = functional.reparametrize_kl(mu, logvar, seed=noise.fold_in(self.seed, self.count))
-        self.count.add_(1)
-        return outputs
 
 
 def plain(name: str, step: latent.Step) -> harness.Candidate:
