@@ -62,6 +62,7 @@ class Adam:
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor | None],
         outputs: Sequence[Tensor],
+        finite: bool = False,
     ) -> bool | None: ...
 
 def use_torch_threads(torch_parallel_for: int) -> None: ...
@@ -245,6 +246,10 @@ def gaussian_backward(
 
 # These, and Adam.step, give None, with nothing done, for tensors that are not plain: see
 # fastvae.ops.library.raw.
+def plain_dense(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor | None] | None: ...
+def plain_dense_backward(
+    grad: Tensor, x: Tensor, parameters: Sequence[Tensor], hidden: Tensor | None, of_x: bool
+) -> tuple[Tensor | None, list[Tensor], bool] | None: ...
 def plain_latent(
     mu: object, logvar: object, event_dims: object, draw: object, row_offset: object
 ) -> bool: ...

@@ -58,7 +58,9 @@ class NativeAdam:
             (beta1, beta2), eps, [(self._sizes[number], *rates[number]) for number in self._members]
         )
 
-    def step(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+    def step(
+        self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], *, finite: bool = False
+    ) -> Tensor:
         """Update what has a gradient.
 
         Parameters
@@ -67,6 +69,8 @@ class NativeAdam:
             What has to be finite too.
         gradients : sequence of Tensor or None
             One for each parameter.
+        finite : bool
+            Whether it is known that all gradients are finite.
 
         Returns
         -------
@@ -74,7 +78,7 @@ class NativeAdam:
             1 if the step was skipped, else 0: a float32 scalar.
         """
         own = [gradients[number] for number in self._members]
-        moved = self._adam.step(self._parameters, own, list(outputs))
+        moved = self._adam.step(self._parameters, own, list(outputs), finite)
         if moved is None:
             moved = self._step_with_copies(outputs, own)
         return torch.full((), 0.0 if moved else 1.0, dtype=torch.float32, device=CPU)

@@ -104,36 +104,65 @@ class CautiousAdam:
             )
         if before_update is not None:
             before_update()
+        return self.update(outputs, [parameter.grad for parameter in self._parameters])
+
+    def update(
+        self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], *, finite: bool = False
+    ) -> Tensor:
+        """Update by gradients that somebody else computed.
+
+        Parameters
+        ----------
+        outputs : sequence of Tensor
+            What has to be finite too.
+        gradients : sequence of Tensor or None
+            One for each parameter that requires one, in the order of ``model.parameters()``.
+        finite : bool
+            Whether it is known that all gradients are finite: then nobody looks again.
+
+        Returns
+        -------
+        Tensor
+            As :meth:`step`.
+        """
         with torch.no_grad():
+            if isinstance(self._own, native_adam.NativeAdam):
+                return self._own.step(outputs, gradients, finite=finite)
             if self._own is not None:
-                return self._own.step(outputs, [parameter.grad for parameter in self._parameters])
-            gradients = [[parameter.grad for parameter in group.parameters] for group in self._groups]
-            there = [gradient for of_group in gradients for gradient in of_group if gradient is not None]
-            skipped = self._found_inf([_plain(output) for output in outputs], there)
-            counted = 1 - skipped
-            for group, of_group in zip(self._groups, gradients, strict=True):
-                used = group.used(of_group)
-                if not used.parameters:
-                    continue
-                # With alpha: without, torch reads the number from the device and adds that.
-                torch._foreach_add_(used.steps, counted, alpha=1)
-                # The kernel itself: on small networks `torch.optim` takes as long around it as it takes.
-                torch._fused_adamw_(
-                    used.parameters,
-                    [gradient for gradient in of_group if gradient is not None],
-                    used.means,
-                    used.squares,
-                    [],
-                    used.steps,
-                    found_inf=skipped,
-                    amsgrad=False,
-                    beta1=BETA1,
-                    beta2=BETA2,
-                    lr=used.learning_rate,
-                    weight_decay=used.weight_decay,
-                    eps=EPSILON,
-                    maximize=False,
-                )
+                return self._own.step(outputs, gradients)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
+            return self._update_by_torch(outputs)
+
+    def _update_by_torch(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Update by the gradients that parameters have."""
+        gradients = [[parameter.grad for parameter in group.parameters] for group in self._groups]
+        there = [gradient for of_group in gradients for gradient in of_group if gradient is not None]
+        skipped = self._found_inf([_plain(output) for output in outputs], there)
+        counted = 1 - skipped
+        for group, of_group in zip(self._groups, gradients, strict=True):
+            used = group.used(of_group)
+            if not used.parameters:
+                continue
+            # With alpha: without, torch reads the number from the device and adds that.
+            torch._foreach_add_(used.steps, counted, alpha=1)
+            # The kernel itself: on small networks `torch.optim` takes as long around it as it takes.
+            torch._fused_adamw_(
+                used.parameters,
+                [gradient for gradient in of_group if gradient is not None],
+                used.means,
+                used.squares,
+                [],
+                used.steps,
+                found_inf=skipped,
+                amsgrad=False,
+                beta1=BETA1,
+                beta2=BETA2,
+                lr=used.learning_rate,
+                weight_decay=used.weight_decay,
+                eps=EPSILON,
+                maximize=False,
+            )
         return skipped
 
     def _found_inf(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import FunctionType, TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -16,8 +17,8 @@ from fastvae.data.binarize import Binarize
 from fastvae.models import VAE, FlooredTerms, Terms
 from fastvae.objectives import kl_weight
 from fastvae.ops.noise.seed import UnchangingSeed
-from fastvae.training import onednn
 from fastvae.training.config import Settings
+from fastvae.training.dense import DensePass
 from fastvae.training.history import EpochTotals
 from fastvae.training.optimizer import CautiousAdam
 from fastvae.training.randomness import Stream, derive
@@ -58,6 +59,8 @@ class Step:
     ----------
     before_update : callable, optional
         Called when there are gradients, before anything is made of them.
+    dense : DensePass, optional
+        Computes terms and gradients, of the batches that it takes; those of others are up to autograd.
     """
 
     def __init__(
@@ -65,10 +68,12 @@ class Step:
     ) -> None:
         self.model = model
         self.before_update: Callable[[], None] | None = None
+        self.dense: DensePass | None = None
         self._device = device
         self._optimizer = CautiousAdam(
             model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self._free_bits = settings.free_bits
         self._batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._terms = _terms(model, settings, device)
         # A seed is the same for every code that draws by it: compiled dropout draws what eager dropout does.
@@ -112,12 +117,18 @@ class Step:
         skipped : Tensor
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
+        if self.dense is not None:
+            passed = self.dense(x, seed, partial(loss_slopes, weight=weight), free_bits=self._free_bits)
+            if passed is not None:
+                terms, gradients, finite = passed
+                skipped = self._optimizer.update(trained_on(terms), gradients, finite=finite)
+                return Terms(terms.recon, terms.kl), skipped
         if self._compiled is None or self._compiled_size not in {None, len(x)}:
             with _safe_for_one(self._batch_norms, len(x)):
                 terms = self._terms(x, seed)
         else:
             terms = self._run_compiled(self._compiled, x, seed)
-        recon, kl = terms.recon, terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
+        recon, kl = trained_on(terms)
         if slopes is None or recon.dtype is not slopes[0].dtype or kl.dtype is not slopes[1].dtype:
             slopes = loss_slopes(recon, kl, weight)
         skipped = self._optimizer.step((recon, kl), slopes, self.before_update)
@@ -137,6 +148,11 @@ class Step:
                     'compile="inductor" compiles the step by torch.compile; compile=False does not'
                 )
             raise
+
+
+def trained_on(terms: Terms | FlooredTerms) -> tuple[Tensor, Tensor]:
+    """The two terms of the loss."""
+    return terms.recon, terms.floored_kl if isinstance(terms, FlooredTerms) else terms.kl
 
 
 def loss_slopes(
@@ -165,7 +181,7 @@ class Steps:
     total_steps : int
         Of the whole training.
     own_networks : bool
-        Whether the networks are fastvae's own: then linear layers may be computed by oneDNN.
+        Whether the networks are fastvae's own: then a step may do without autograd.
 
     Attributes
     ----------
@@ -189,12 +205,12 @@ class Steps:
         self._total_steps = total_steps
         self._latent_seed = derive(settings.seed, Stream.LATENT)
         self._own_networks = own_networks
-        self._ending = ExitStack()
 
     def __enter__(self) -> None:
         """Begin the training."""
-        if self._own_networks and self._step.runs_on_cpu and onednn.is_faster():
-            self._ending.enter_context(onednn.linear_layers(self._step.model))
+        step, settings = self._step, self._settings
+        if self._own_networks and step.runs_on_cpu and settings.precision == "float32":
+            step.dense = DensePass(step.model) if DensePass.takes(step.model) else None
 
     def __exit__(
         self,
@@ -203,7 +219,7 @@ class Steps:
         traceback: TracebackType | None,
     ) -> None:
         """End the training."""
-        self._ending.close()
+        self._step.dense = None
 
     @property
     def weight(self) -> float:

@@ -116,7 +116,7 @@ proptest! {
                         case.has_gradient(step, tensor).then_some((&mut values[..], &gradient[..]))
                     })
                     .collect();
-                assert!(adam.step(execution, tensors, &[&[f32::MAX, f32::MIN], &[]]));
+                assert!(adam.step(execution, tensors, &[&[f32::MAX, f32::MIN], &[]], false));
             }
             let got: Vec<_> = all.iter().map(|values| bits(values)).collect();
             assert_eq!(expected, got, "{execution:?}");
@@ -139,11 +139,11 @@ proptest! {
         let others: Vec<_> = others.iter().map(|values| &values[..]).collect();
         under_every_execution(0, |execution| {
             let (mut adam, mut all) = (case.adam(), before.clone());
-            assert!(!adam.step(execution, paired(&mut all, &gradients), &others), "{execution:?}");
+            assert!(!adam.step(execution, paired(&mut all, &gradients), &others, false), "{execution:?}");
             assert!(before == all, "{execution:?}");
             let (mut fresh, mut undisturbed) = (case.adam(), before.clone());
-            assert!(adam.step(execution, paired(&mut all, &next), &[]));
-            assert!(fresh.step(execution, paired(&mut undisturbed, &next), &[]));
+            assert!(adam.step(execution, paired(&mut all, &next), &[], false));
+            assert!(fresh.step(execution, paired(&mut undisturbed, &next), &[], false));
             assert!(undisturbed == all, "{execution:?}");
         });
     }
@@ -153,7 +153,7 @@ proptest! {
 #[should_panic(expected = "a tensor stays as long as it was")]
 fn a_tensor_of_another_length_is_refused() {
     let mut adam = Adam::new(BETAS, EPS, [(3, RATE, 0.0)]).expect("there is memory for three numbers");
-    adam.step(plain(), vec![Some((&mut [0.0; 3], &[0.0; 4]))], &[]);
+    adam.step(plain(), vec![Some((&mut [0.0; 3], &[0.0; 4]))], &[], false);
 }
 
 #[test]

@@ -24,6 +24,7 @@ impl Vectors for Avx2 {
     // Two registers to a vector: two chains alone fill the sixteen there are.
     const ROUNDS_BESIDE: bool = false;
     const WRITTEN_OUT: bool = true;
+    const MANY_SUMS: bool = false;
 
     #[inline(always)]
     fn widen(lanes: F32) -> Lanes<f64> {
@@ -51,6 +52,21 @@ pub(super) fn prefetch<T>(values: &[T]) {
 
 /// Bytes that come from memory together.
 const CACHE_LINE: usize = 64;
+
+/// Sixteen words, of which the first ones are marked.
+#[inline(always)]
+fn marks(count: usize) -> &'static [u32; LANES] {
+    static MARKS: [u32; 2 * LANES] = {
+        let mut words = [0; 2 * LANES];
+        let mut i = 0;
+        while i < LANES {
+            words[i] = u32::MAX;
+            i += 1;
+        }
+        words
+    };
+    MARKS[LANES - count..].first_chunk().expect("as many words again")
+}
 
 /// Sixteen `f32` in two registers.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +96,35 @@ macro_rules! halves {
     };
 }
 
+/// Eight by eight: the first lane of each register, then the second of each, and so on.
+#[inline(always)]
+fn transposed(rows: [__m256; 8]) -> [__m256; 8] {
+    let mut pairs = rows;
+    let mut columns = rows;
+    // SAFETY: the processor has AVX (module documentation); the intrinsics used are pure register operations.
+    unsafe {
+        // Four by four within each half: of registers 4 i to 4 i + 3, then 4 i + j has lanes j and 4 + j of each.
+        let mut i = 0;
+        while i < 8 {
+            let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            pairs[i] = _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            pairs[i + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            pairs[i + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            pairs[i + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            i += 4;
+        }
+        let mut j = 0;
+        while j < 4 {
+            columns[j] = _mm256_permute2f128_ps::<0x20>(pairs[j], pairs[4 + j]);
+            columns[4 + j] = _mm256_permute2f128_ps::<0x31>(pairs[j], pairs[4 + j]);
+            j += 1;
+        }
+    }
+    columns
+}
+
 impl Floats for F32 {
     type Scalar = f32;
 
@@ -99,9 +144,13 @@ impl Floats for F32 {
 
     #[inline(always)]
     fn load_part(source: &[f32]) -> Self {
-        let mut lanes = [0.0; LANES];
-        lanes[..source.len()].copy_from_slice(source);
-        Self::load(&lanes)
+        debug_assert!(source.len() < LANES);
+        let (marks, from) = (U32::load(marks(source.len())), source.as_ptr());
+        // SAFETY: the processor has AVX2 (module documentation); lanes that are not marked are not read, and those that are
+        // lie within the slice.
+        unsafe {
+            Self([_mm256_maskload_ps(from, marks.0[0]), _mm256_maskload_ps(from.wrapping_add(8), marks.0[1])])
+        }
     }
 
     #[inline(always)]
@@ -124,6 +173,33 @@ impl Floats for F32 {
         let mut lanes = [0.0; LANES];
         self.store(&mut lanes);
         target.copy_from_slice(&lanes[..target.len()]);
+    }
+
+    #[inline(always)]
+    fn transposed(vectors: [Self; LANES]) -> [Self; LANES] {
+        let mut columns = vectors;
+        let mut half = 0;
+        while half < 2 {
+            // Of eight vectors the lower lanes, which give the first eight columns, then the upper ones.
+            let mut lanes = 0;
+            while lanes < 2 {
+                let mut rows = [vectors[0].0[0]; 8];
+                let mut i = 0;
+                while i < 8 {
+                    rows[i] = vectors[8 * half + i].0[lanes];
+                    i += 1;
+                }
+                let rows = transposed(rows);
+                let mut i = 0;
+                while i < 8 {
+                    columns[8 * lanes + i].0[half] = rows[i];
+                    i += 1;
+                }
+                lanes += 1;
+            }
+            half += 1;
+        }
+        columns
     }
 
     #[inline(always)]

@@ -23,6 +23,7 @@ impl Vectors for Avx512 {
     type U32 = U32;
     const ROUNDS_BESIDE: bool = true;
     const WRITTEN_OUT: bool = true;
+    const MANY_SUMS: bool = true;
 
     #[inline(always)]
     fn widen(lanes: F32) -> Lanes<f64> {
@@ -113,6 +114,44 @@ impl Floats for F32 {
         // SAFETY: the processor has AVX-512 (module documentation); lanes outside the mask are not written, and
         // those inside lie within the slice.
         unsafe { _mm512_mask_storeu_ps(target.as_mut_ptr(), first(target.len()), self.0) }
+    }
+
+    #[inline(always)]
+    fn transposed(vectors: [Self; LANES]) -> [Self; LANES] {
+        let mut rows = vectors;
+        // Four by four within each quarter of the registers: of vectors 4 i to 4 i + 3, then vector 4 i + j has lanes
+        // j, 4 + j, 8 + j and 12 + j of each, a quarter for each.
+        let mut i = 0;
+        while i < LANES {
+            let [a, b, c, d] = [rows[i].0, rows[i + 1].0, rows[i + 2].0, rows[i + 3].0];
+            pure!({
+                let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+                rows[i] = Self(_mm512_shuffle_ps::<0b01_00_01_00>(ab, cd));
+                rows[i + 1] = Self(_mm512_shuffle_ps::<0b11_10_11_10>(ab, cd));
+                let (ab, cd) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+                rows[i + 2] = Self(_mm512_shuffle_ps::<0b01_00_01_00>(ab, cd));
+                rows[i + 3] = Self(_mm512_shuffle_ps::<0b11_10_11_10>(ab, cd));
+            });
+            i += 4;
+        }
+        // Four by four quarters.
+        let mut columns = rows;
+        let mut j = 0;
+        while j < 4 {
+            let [a, b, c, d] = [rows[j].0, rows[4 + j].0, rows[8 + j].0, rows[12 + j].0];
+            pure!({
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                let other = _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d);
+                columns[j] = Self(_mm512_shuffle_f32x4::<0b10_00_10_00>(even, other));
+                columns[8 + j] = Self(_mm512_shuffle_f32x4::<0b11_01_11_01>(even, other));
+                let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+                let other = _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d);
+                columns[4 + j] = Self(_mm512_shuffle_f32x4::<0b10_00_10_00>(odd, other));
+                columns[12 + j] = Self(_mm512_shuffle_f32x4::<0b11_01_11_01>(odd, other));
+            });
+            j += 1;
+        }
+        columns
     }
 
     #[inline(always)]

@@ -290,6 +290,23 @@ pub trait Floats: Copy {
     fn store(self, target: &mut [Self::Scalar; LANES]);
     /// Writes the first lanes to fewer than sixteen neighbours.
     fn store_part(self, target: &mut [Self::Scalar]);
+    /// The first lane of each vector, then the second of each, and so on.
+    #[inline(always)]
+    fn transposed(vectors: [Self; LANES]) -> [Self; LANES] {
+        let mut columns = [[Self::Scalar::ZERO; LANES]; LANES];
+        for (i, vector) in vectors.into_iter().enumerate() {
+            let mut lanes = [Self::Scalar::ZERO; LANES];
+            vector.store(&mut lanes);
+            for (column, lane) in columns.iter_mut().zip(lanes) {
+                column[i] = lane;
+            }
+        }
+        let mut transposed = vectors;
+        for (vector, column) in transposed.iter_mut().zip(&columns) {
+            *vector = Self::load(column);
+        }
+        transposed
+    }
     /// Adds every lane, widened to `f64`, to its sum.
     fn add_to(self, sums: &mut [f64; LANES]);
     /// `self + other`.
@@ -427,6 +444,8 @@ pub trait Vectors: Copy {
     /// Whether two groups of whole slots of a row are taken together, written out: more code, but no vector that a
     /// register holds goes through memory.
     const WRITTEN_OUT: bool;
+    /// Whether its registers hold the sums of sixteen vectors and more.
+    const MANY_SUMS: bool;
 
     /// Widens every lane exactly.
     fn widen(lanes: Self::F32) -> Self::F64;

@@ -14,6 +14,7 @@ impl Vectors for Portable {
     type U32 = Lanes<u32>;
     const ROUNDS_BESIDE: bool = false;
     const WRITTEN_OUT: bool = false;
+    const MANY_SUMS: bool = false;
 
     #[inline(always)]
     fn widen(lanes: Lanes<f32>) -> Lanes<f64> {

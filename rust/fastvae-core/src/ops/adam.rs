@@ -60,7 +60,8 @@ impl Adam {
         self.states.iter().map(|state| state.means.length)
     }
 
-    /// Moves the tensors that are there, if all their gradients and all other numbers are finite; says whether it did.
+    /// Moves the tensors that are there, if all their gradients and all other numbers are finite; says whether it did. The
+    /// gradients are looked at unless they are known to be.
     ///
     /// # Panics
     /// If there are not as many tensors, or a tensor or a gradient is not as long, as at the beginning.
@@ -69,9 +70,10 @@ impl Adam {
         execution: Execution,
         tensors: Vec<Option<Trained<'_>>>,
         others: &[&[f32]],
+        known: bool,
     ) -> bool {
         assert_eq!(tensors.len(), self.states.len(), "one for each tensor");
-        let gradients = tensors.iter().flatten().map(|(_, gradient)| *gradient);
+        let gradients = tensors.iter().flatten().map(|(_, gradient)| *gradient).filter(|_| !known);
         if !all_finite(execution, &gradients.chain(others.iter().copied()).collect::<Vec<_>>()) {
             return false;
         }
@@ -171,7 +173,8 @@ fn all_finite(execution: Execution, tensors: &[&[f32]]) -> bool {
     !found.into_inner()
 }
 
-struct Finite<'a>(&'a [f32]);
+/// Whether no number of a slice is infinite or NaN.
+pub(super) struct Finite<'a>(pub(super) &'a [f32]);
 
 impl Kernel for Finite<'_> {
     type Output = bool;

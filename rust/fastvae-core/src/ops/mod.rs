@@ -2,6 +2,7 @@
 
 pub mod adam;
 pub mod bernoulli;
+pub mod dense;
 pub mod free_bits;
 pub mod gather;
 pub mod gaussian;
@@ -13,6 +14,7 @@ mod sum;
 
 pub use adam::{Adam, Trained};
 pub use bernoulli::{bernoulli_backward, bernoulli_forward};
+pub use dense::{Layer, LayerGrad, dense_backward, dense_forward};
 pub use free_bits::{FreeBits, free_bits_backward, free_bits_forward};
 pub use gather::{Binarize, Sample, gather_batch};
 pub use gaussian::{Density, LogVariance, LogVarianceGrad, gaussian_backward, gaussian_forward};

@@ -36,16 +36,19 @@ impl Adam {
         floats(&parameters).is_some_and(|memories| are_apart::<f32>(&memories, &[]))
     }
 
-    /// Moves the parameters that have a gradient, if all gradients and all outputs are finite; gives whether it did.
+    /// Moves the parameters that have a gradient, if all gradients and all outputs are finite; gives whether it did. Gradients
+    /// that are `finite` are not looked at.
     ///
     /// None, with nothing done, where a tensor is not plain, contiguous and of float32, where a parameter or a gradient is
     /// not as long as it should be, or where a parameter shares memory with something else.
+    #[pyo3(signature = (parameters, gradients, outputs, finite=false))]
     fn step<'py>(
         &mut self,
         py: Python<'py>,
         parameters: Vec<Bound<'py, PyAny>>,
         gradients: Vec<Option<Bound<'py, PyAny>>>,
         outputs: Vec<Bound<'py, PyAny>>,
+        finite: bool,
     ) -> PyResult<Option<bool>> {
         let count = self.0.lengths().len();
         if parameters.len() != count || gradients.len() != count {
@@ -81,7 +84,7 @@ impl Adam {
             let (gradients, outputs) = read.split_at(written.len());
             let mut trained = written.into_iter().zip(gradients.iter().copied());
             let tensors = is_used.iter().map(|&used| if used { trained.next() } else { None }).collect();
-            moved = adam.step(execution, tensors, outputs);
+            moved = adam.step(execution, tensors, outputs, finite);
         });
         if moved {
             increment_version(PyList::new(py, used)?.as_any())?;

@@ -1,6 +1,7 @@
 //! The functions of `fastvae._core`, one file for each family, and what they share.
 
 pub(crate) mod adam;
+pub(crate) mod dense;
 pub(crate) mod free_bits;
 pub(crate) mod gather;
 pub(crate) mod kl;

@@ -1,0 +1,213 @@
+"""Steps of fastvae's own dense networks on the CPU, without autograd.
+
+In a small network the matrix products take less time than what torch does around them: a node of the graph
+and an output for each layer and each ReLU, and for each a way there and back. Here the layers of a network
+are one call each way (``rust/fastvae-core/src/ops/dense.rs``), and the operations between them are called
+themselves, forward and backward. Every sum has an order of its own, so a step has the same bits at each
+instruction-set level that has kernels for it, and on any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from fastvae import _core
+from fastvae.models import VAE, FlooredTerms, Terms
+from fastvae.models.likelihoods import Bernoulli, Gaussian
+from fastvae.ops import bernoulli_log_prob, gaussian_kl, reparametrize_kl
+from fastvae.ops.library import raw, watched
+from fastvae.ops.noise.seed import Seed, UnchangingSeed, seed_tensor
+
+__all__ = ["DensePass", "Gradients"]
+
+CPU = torch.device("cpu")
+
+Slopes: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From the two terms of the bound to the derivatives of the loss with respect to them."""
+
+
+class Gradients(NamedTuple):
+    """What a pass gives."""
+
+    terms: Terms | FlooredTerms
+    """Of the batch, without a graph."""
+    of_parameters: list[Tensor]
+    """One for each parameter, in the order of ``model.parameters()``."""
+    finite: bool
+    """Whether all their numbers are known to be finite."""
+
+
+class DensePass:
+    """Forward and backward of a model whose networks are dense layers with ReLU.
+
+    Parameters
+    ----------
+    model : VAE
+        One that :meth:`takes` it.
+    """
+
+    def __init__(self, model: VAE) -> None:
+        self._model = model
+        self._encoder, self._decoder, self._of_likelihood = (
+            list[Tensor](part.parameters()) for part in (model.encoder, model.decoder, model.likelihood)
+        )
+
+    @staticmethod
+    def has_kernels() -> bool:
+        """Whether there are kernels for this processor: where they have vectors.
+
+        Without, on x86-64 without AVX2, torch's products are faster. No other architecture has been measured.
+        """
+        return _core.simd_level() != "portable"
+
+    @classmethod
+    def takes(cls, model: VAE) -> bool:
+        """Whether there are kernels for it, and nobody would notice that they are not torch's.
+
+        The networks are those of the preset ``"mlp"``, all of them is trained, in float32 on the CPU, and no
+        hook waits for a module or a gradient.
+        """
+        if not cls.has_kernels() or torch.is_anomaly_enabled() or _has_any_global_hook():
+            return False
+        return (
+            type(model) is VAE
+            and type(model.likelihood) in {Bernoulli, Gaussian}
+            and _is_chain(model.encoder, before=nn.Flatten)
+            and _is_chain(model.decoder, behind=nn.Unflatten)
+            and not any(map(_is_hooked, model.modules()))
+            and all(map(_is_plain, model.parameters()))
+        )
+
+    def __call__(
+        self, x: Tensor, seed: Seed | UnchangingSeed, slopes: Slopes, *, free_bits: float = 0.0
+    ) -> Gradients | None:
+        """Differentiate the loss of a batch.
+
+        Parameters
+        ----------
+        x : Tensor
+            float32, ``(B, *shape)``.
+        seed : int, int64 tensor, torch.Generator or None
+            Of the latent noise.
+        slopes : callable
+            Gives, for the reconstruction and the KL that is trained on, ``(B,)`` each, the derivatives of the
+            loss with respect to them.
+        free_bits : float
+            As :class:`~fastvae.models.VAE` takes them.
+
+        Returns
+        -------
+        Gradients or None
+            None, with nothing done, where the batch or a parameter is not what the kernels take, or somebody
+            watches the operations: then it is up to autograd.
+        """
+        model, samples = self._model, len(x)
+        if watched() or not x.numel():
+            return None
+        flat = x.reshape(samples, -1)
+        encoded = _core.plain_dense(flat, self._encoder)
+        if encoded is None or encoded[0].shape[1] != 2 * model.latent_dim:
+            return None
+        mu, logvar = encoded[0].chunk(2, -1)
+        noise, floor = (seed_tensor(seed, CPU), 0, 0, 1), (free_bits, 1) if free_bits else ()
+        if model.variational:
+            z, floored_kl = raw(
+                reparametrize_kl.schema.reparametrize_kl, mu, logvar, *noise, "sample", *floor
+            )
+        else:
+            z, floored_kl = mu.contiguous(), mu.new_zeros(samples)
+        decoded = _core.plain_dense(z, self._decoder)
+        if decoded is None:
+            return None
+        recon, of_decoded, of_likelihood, of_kl = self._reconstruct(decoded[0], x, floored_kl, slopes)
+
+        of_z, of_decoder, finite = _backward(of_decoded, z, self._decoder, decoded[1], of_x=True)
+        if model.variational:
+            of_latent = raw(
+                reparametrize_kl.schema.reparametrize_kl_backward,
+                of_z, of_kl, mu, logvar, *noise, "sample", *floor,
+            )  # fmt: skip
+        else:
+            of_latent = of_z, torch.zeros_like(mu)
+        of_encoded = torch.cat(of_latent, -1)
+        _, of_encoder, all_finite = _backward(of_encoded, flat, self._encoder, encoded[1], of_x=False)
+        terms: Terms | FlooredTerms = Terms(recon, floored_kl)
+        if floor and model.variational:
+            # As the model has it: in what is reported no floor.
+            terms = FlooredTerms(
+                recon, raw(gaussian_kl.schema.gaussian_kl, mu, logvar, 1, "sample"), floored_kl
+            )
+        finite = finite and all_finite and not of_likelihood
+        return Gradients(terms, [*of_encoder, *of_decoder, *of_likelihood], finite)
+
+    def _reconstruct(
+        self, decoded: Tensor, x: Tensor, kl: Tensor, slopes: Slopes
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor], Tensor]:
+        """The reconstruction; the gradients of the decoded and of the likelihood; the slope of the KL."""
+        model = self._model
+        if type(model.likelihood) is Bernoulli:
+            read = (decoded, x.reshape(decoded.shape), 1, 1)
+            recon = raw(bernoulli_log_prob.schema.bernoulli_log_prob, *read)
+            of_recon, of_kl = slopes(recon, kl)
+            of_decoded = raw(bernoulli_log_prob.schema.bernoulli_log_prob_backward, of_recon, *read)
+            return recon, of_decoded, (), of_kl
+        maps = () if model.likelihood.maps == 1 else (model.likelihood.maps,)
+        with torch.enable_grad():
+            parameters = decoded.requires_grad_()
+            recon = model.likelihood.log_prob(parameters.view(len(x), *maps, *model.input_shape), x)
+        of_recon, of_kl = slopes(recon.detach(), kl)
+        of_decoded, *of_likelihood = torch.autograd.grad(recon, [parameters, *self._of_likelihood], of_recon)
+        return recon.detach(), of_decoded, of_likelihood, of_kl
+
+
+def _backward(
+    grad: Tensor, x: Tensor, parameters: list[Tensor], hidden: Tensor | None, *, of_x: bool
+) -> tuple[Tensor | None, list[Tensor], bool]:
+    """The gradients of layers that took ``x``, and whether those of the parameters are finite."""
+    grads = _core.plain_dense_backward(grad.contiguous(), x, parameters, hidden, of_x)
+    if grads is None:
+        raise RuntimeError("a parameter was changed while its gradient was computed")
+    return grads
+
+
+def _is_chain(network: nn.Module, *, before: type | None = None, behind: type | None = None) -> bool:
+    """Whether these are linear layers with a ReLU between each two, and what changes the shape."""
+    if type(network) is not nn.Sequential:
+        return False
+    kinds = [type(module) for module in network]
+    count = len(kinds) - (before is not None) - (behind is not None)
+    layers = [nn.ReLU if number % 2 else nn.Linear for number in range(count)]
+    ends = [[kind] if kind else [] for kind in (before, behind)]
+    return (
+        count % 2 == 1
+        and kinds == ends[0] + layers + ends[1]
+        and all(module.bias is not None for module in network if isinstance(module, nn.Linear))
+    )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether something happens as a module is called, besides what its type does."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module)
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    hooked = bool(parameter._backward_hooks) or bool(parameter._post_accumulate_grad_hooks)
+    return (
+        type(parameter) is nn.Parameter
+        and parameter.requires_grad
+        and parameter.dtype is torch.float32
+        and parameter.device == CPU
+        and parameter.is_contiguous()
+        and not hooked
+    )
