@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from fastvae import _core
-from fastvae.models import Bernoulli, FlooredTerms, ModelSpec, build_model
+from fastvae.models import Bernoulli, FlooredTerms, Gaussian, ModelSpec, build_model
 from fastvae.training import train
 from fastvae.training.dense import DensePass
 from fastvae.training.step import loss_slopes, trained_on
@@ -223,11 +223,67 @@ def with_(change):
         lambda model: setattr(model.encoder, "1", nn.Linear(24, 30, bias=False)),
         lambda model: setattr(model, "likelihood", OwnBernoulli()),
         lambda model: vars(model.decoder).update(forward=lambda z: z),
+        lambda model: setattr(model.encoder, "0", nn.Flatten(2)),
+        # Used twice, and so once among the parameters.
+        lambda model: setattr(model.decoder[0], "bias", model.encoder[1].bias),
     ],
 )  # fmt: skip
 def test_what_somebody_would_notice_is_left_to_autograd(change):
     assert DensePass.takes(built())
     assert not DensePass.takes(with_(change))
+
+
+@needs_kernels
+def test_a_layer_that_is_used_twice_is_left_to_autograd():
+    model = built(hidden_dims=(10, 10, 10))
+    assert DensePass.takes(model)
+    model.encoder[5] = model.encoder[3]
+    assert not DensePass.takes(model)
+
+
+@needs_kernels
+def test_a_patched_class_is_left_to_autograd(monkeypatch):
+    model, forward = built(), nn.ReLU.forward
+    monkeypatch.setattr(nn.ReLU, "forward", lambda module, x: 2 * forward(module, x))
+    assert not DensePass.takes(model)
+
+
+@needs_kernels
+def test_a_default_device_changes_nothing():
+    """It is a mode of functions of torch, which many scripts set."""
+    before = digest(run())
+    with torch.device("cpu"):
+        assert DensePass.takes(built())
+        assert DensePass(built())(data(), 3, functools.partial(loss_slopes, weight=1.0)) is not None
+        assert digest(run()) == before
+
+
+class Freezing(torch.utils.data.Dataset):
+    """Rows; the 200th that is asked for freezes a parameter."""
+
+    def __init__(self, parameter):
+        self.parameter, self.asked = parameter, 0
+
+    def __len__(self):
+        return len(TABLE)
+
+    def __getitem__(self, number):
+        self.asked += 1
+        if self.asked == 200:
+            self.parameter.requires_grad_(False)
+        return TABLE[number]
+
+
+@needs_kernels
+def test_a_likelihood_that_somebody_holds_may_be_changed():
+    """Frozen in the middle of a training, or with a parameter that is not used, as with autograd."""
+    unused, frozen = Gaussian("learned"), Gaussian("learned")
+    unused.extra = nn.Parameter(torch.zeros(3))
+    assert len(run(TABLE, likelihood=unused).history) == 2
+    assert (unused.extra == 0).all()
+    assert unused.log_variance.item() != 0
+    assert len(run(Freezing(frozen.log_variance), likelihood=frozen).history) == 2
+    assert frozen.log_variance.item() != 0
 
 
 @needs_kernels

@@ -146,9 +146,13 @@ def raw(operator: OpOverload[..., Any], *arguments: Any) -> Any:
 
 def watched() -> bool:
     """Whether a mode, a transform, a trace or a profiler wants to see the calls of operators."""
+    return _len_torch_function_stack() > 0 or watched_below_python()
+
+
+def watched_below_python() -> bool:
+    """The same, but for modes of functions of torch, which do not see what is below them."""
     return (
         _len_torch_dispatch_stack() > 0
-        or _len_torch_function_stack() > 0
         or _are_functorch_transforms_active()
         or _get_tracing_state() is not None
         or _profiler_enabled()

@@ -10,17 +10,19 @@ instruction-set level that has kernels for it, and on any number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from fastvae import _core
 from fastvae.models import VAE, FlooredTerms, Terms
 from fastvae.models.likelihoods import Bernoulli, Gaussian
 from fastvae.ops import bernoulli_log_prob, gaussian_kl, reparametrize_kl
-from fastvae.ops.library import raw, watched
+from fastvae.ops.library import raw, watched_below_python
 from fastvae.ops.noise.seed import Seed, UnchangingSeed, seed_tensor
 
 __all__ = ["DensePass", "Gradients"]
@@ -36,8 +38,8 @@ class Gradients(NamedTuple):
 
     terms: Terms | FlooredTerms
     """Of the batch, without a graph."""
-    of_parameters: list[Tensor]
-    """One for each parameter, in the order of ``model.parameters()``."""
+    of_parameters: list[Tensor | None]
+    """One for each parameter, in the order of ``model.parameters()``; None where one was not used."""
     finite: bool
     """Whether all their numbers are known to be finite."""
 
@@ -53,9 +55,7 @@ class DensePass:
 
     def __init__(self, model: VAE) -> None:
         self._model = model
-        self._encoder, self._decoder, self._of_likelihood = (
-            list[Tensor](part.parameters()) for part in (model.encoder, model.decoder, model.likelihood)
-        )
+        self._encoder, self._decoder = _parameters(model.encoder), _parameters(model.decoder)
 
     @staticmethod
     def has_kernels() -> bool:
@@ -72,15 +72,23 @@ class DensePass:
         The networks are those of the preset ``"mlp"``, all of them is trained, in float32 on the CPU, and no
         hook waits for a module or a gradient.
         """
-        if not cls.has_kernels() or torch.is_anomaly_enabled() or _has_any_global_hook():
-            return False
-        return (
-            type(model) is VAE
+        if not (
+            cls.has_kernels()
+            and not _is_watched()
+            and type(model) is VAE
             and type(model.likelihood) in {Bernoulli, Gaussian}
             and _is_chain(model.encoder, before=nn.Flatten)
             and _is_chain(model.decoder, behind=nn.Unflatten)
+        ):
+            return False
+        own = [*_parameters(model.encoder), *_parameters(model.decoder), *model.likelihood.parameters()]
+        everything = list(model.parameters())
+        return (
+            # Each once, and in the order in which gradients are given.
+            len(own) == len(everything)
+            and all(one is other for one, other in zip(own, everything, strict=True))
             and not any(map(_is_hooked, model.modules()))
-            and all(map(_is_plain, model.parameters()))
+            and all(map(_is_plain, everything))
         )
 
     def __call__(
@@ -103,11 +111,11 @@ class DensePass:
         Returns
         -------
         Gradients or None
-            None, with nothing done, where the batch or a parameter is not what the kernels take, or somebody
-            watches the operations: then it is up to autograd.
+            None, with nothing changed but a generator that was given as the seed, where the batch or a
+            parameter is not what the kernels take, or somebody watches: then it is up to autograd.
         """
         model, samples = self._model, len(x)
-        if watched() or not x.numel():
+        if _is_watched() or not x.numel():
             return None
         flat = x.reshape(samples, -1)
         encoded = _core.plain_dense(flat, self._encoder)
@@ -122,7 +130,7 @@ class DensePass:
         else:
             z, floored_kl = mu.contiguous(), mu.new_zeros(samples)
         decoded = _core.plain_dense(z, self._decoder)
-        if decoded is None:
+        if decoded is None or decoded[0].numel() != model.likelihood.maps * x.numel():
             return None
         recon, of_decoded, of_likelihood, of_kl = self._reconstruct(decoded[0], x, floored_kl, slopes)
 
@@ -147,7 +155,7 @@ class DensePass:
 
     def _reconstruct(
         self, decoded: Tensor, x: Tensor, kl: Tensor, slopes: Slopes
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor], Tensor]:
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None], Tensor]:
         """The reconstruction; the gradients of the decoded and of the likelihood; the slope of the KL."""
         model = self._model
         if type(model.likelihood) is Bernoulli:
@@ -161,8 +169,35 @@ class DensePass:
             parameters = decoded.requires_grad_()
             recon = model.likelihood.log_prob(parameters.view(len(x), *maps, *model.input_shape), x)
         of_recon, of_kl = slopes(recon.detach(), kl)
-        of_decoded, *of_likelihood = torch.autograd.grad(recon, [parameters, *self._of_likelihood], of_recon)
+        # Those of a likelihood that somebody holds, who may have frozen one or added one that is not used.
+        own = list(model.likelihood.parameters())
+        trained = [parameter for parameter in own if parameter.requires_grad]
+        of_decoded, *of_trained = torch.autograd.grad(
+            recon, [parameters, *trained], of_recon, allow_unused=True
+        )
+        gradients = iter(of_trained)
+        of_likelihood = [next(gradients) if parameter.requires_grad else None for parameter in own]
         return recon.detach(), of_decoded, of_likelihood, of_kl
+
+
+def _is_watched() -> bool:
+    """Whether somebody wants to see operations, modules or gradients; a default device does not."""
+    return (
+        watched_below_python()
+        or torch.is_anomaly_enabled()
+        or _has_any_global_hook()
+        or any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
+    )
+
+
+def _parameters(network: nn.Module) -> list[Tensor]:
+    """Weight and bias of each linear layer, in their order."""
+    return [
+        parameter
+        for module in cast("nn.Sequential", network)  # not `children`, which has each but once
+        if isinstance(module, nn.Linear)
+        for parameter in (module.weight, module.bias)
+    ]
 
 
 def _backward(
@@ -176,10 +211,10 @@ def _backward(
 
 
 def _is_chain(network: nn.Module, *, before: type | None = None, behind: type | None = None) -> bool:
-    """Whether these are linear layers with a ReLU between each two, and what changes the shape."""
+    """Whether these are torch's linear layers, with a ReLU between each two, and what changes the shape."""
     if type(network) is not nn.Sequential:
         return False
-    kinds = [type(module) for module in network]
+    kinds = list[type[nn.Module]](type(module) for module in network)
     count = len(kinds) - (before is not None) - (behind is not None)
     layers = [nn.ReLU if number % 2 else nn.Linear for number in range(count)]
     ends = [[kind] if kind else [] for kind in (before, behind)]
@@ -187,6 +222,10 @@ def _is_chain(network: nn.Module, *, before: type | None = None, behind: type | 
         count % 2 == 1
         and kinds == ends[0] + layers + ends[1]
         and all(module.bias is not None for module in network if isinstance(module, nn.Linear))
+        and all(
+            (module.start_dim, module.end_dim) == (1, -1) for module in network if type(module) is nn.Flatten
+        )
+        and all(kind.forward.__module__ == kind.__module__ for kind in [type(network), *kinds])
     )
 
 

@@ -117,7 +117,7 @@ class Step:
         skipped : Tensor
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
-        if self.dense is not None:
+        if self.dense is not None and self.before_update is None:
             passed = self.dense(x, seed, partial(loss_slopes, weight=weight), free_bits=self._free_bits)
             if passed is not None:
                 terms, gradients, finite = passed

@@ -168,6 +168,13 @@ pub(crate) struct Threads {
     new: usize,
 }
 
+impl Threads {
+    /// As many as may work, of either kind.
+    pub(crate) fn most(self) -> usize {
+        self.lent.max(self.new)
+    }
+}
+
 /// How many threads pay for this many elements.
 #[must_use]
 pub(crate) fn threads_for(elements: usize, threads: usize) -> Threads {

@@ -34,6 +34,9 @@ const COLUMN_PIECES: usize = 8;
 /// Pieces of its rows: the right factor is copied for each.
 const ROW_PIECES: usize = 3;
 
+/// Rows of such a piece, at most: a thread keeps memory for as many.
+const MOST_ROWS: usize = 512;
+
 /// Products that take as long as an element does of the kernels that threads are counted by.
 const PRODUCTS_PER_ELEMENT: usize = 16;
 
@@ -154,9 +157,9 @@ fn threads(execution: Execution, products: usize) -> Threads {
     threads_for(products / PRODUCTS_PER_ELEMENT, execution.threads)
 }
 
-/// Equal pieces, but for the last one, whose lengths are multiples of a step: so many for each thread, or fewer.
-fn cut(total: usize, step: usize, per_thread: usize, execution: Execution) -> Vec<Range<usize>> {
-    let length = (total / (per_thread * execution.threads) / step * step).max(step);
+/// About so many equal pieces, whose lengths are multiples of a step but for the last one.
+fn cut(total: usize, step: usize, pieces: usize) -> Vec<Range<usize>> {
+    let length = (total / pieces / step * step).max(step);
     (0..total).step_by(length).map(|start| start..total.min(start + length)).collect()
 }
 
@@ -174,7 +177,8 @@ fn columns<'a>(matrix: &'a mut [f32], width: usize, pieces: &[Range<usize>]) -> 
 
 fn forward(execution: Execution, samples: usize, x: &[f32], layer: &Layer<'_>, relu: bool, y: &mut [f32]) {
     let (outputs, inputs) = (layer.outputs(), layer.inputs());
-    let pieces = cut(outputs, WIDEST * LANES, COLUMN_PIECES, execution);
+    let threads = threads(execution, samples * outputs * inputs);
+    let pieces = cut(outputs, WIDEST * LANES, COLUMN_PIECES * threads.most());
     let targets = columns(y, outputs, &pieces);
     let item = |(piece, y): (&Range<usize>, _)| Forward {
         x,
@@ -185,7 +189,7 @@ fn forward(execution: Execution, samples: usize, x: &[f32], layer: &Layer<'_>, r
         y,
     };
     let items = pieces.iter().zip(targets).map(item).collect();
-    for_each(items, threads(execution, samples * outputs * inputs), |item| dispatch(execution.level, item));
+    for_each(items, threads, |item| dispatch(execution.level, item));
 }
 
 /// `x W^T + b` for some outputs.
@@ -239,10 +243,10 @@ fn backward(
     of_x: Option<(&mut [f32], Option<&[f32]>)>,
 ) -> bool {
     let (outputs, inputs) = (layer.outputs(), layer.inputs());
-    let products = samples * outputs * inputs * if of_x.is_some() { 2 } else { 1 };
+    let threads = threads(execution, samples * outputs * inputs * if of_x.is_some() { 2 } else { 1 });
     let mut items = Vec::new();
     if let Some((of_x, given)) = of_x {
-        let pieces = cut(inputs, WIDEST * LANES, COLUMN_PIECES, execution);
+        let pieces = cut(inputs, WIDEST * LANES, COLUMN_PIECES * threads.most());
         for (of_x, piece) in columns(of_x, inputs, &pieces).into_iter().zip(pieces) {
             items.push(Backward::OfInputs(OfInputs {
                 grad,
@@ -256,7 +260,7 @@ fn backward(
         }
     }
     let (mut weights, mut biases) = (&mut *of_layer.weight, &mut *of_layer.bias);
-    for piece in cut(outputs, TALLEST, ROW_PIECES, execution) {
+    for piece in cut(outputs, TALLEST, (ROW_PIECES * threads.most()).max(outputs.div_ceil(MOST_ROWS))) {
         let weight = weights.split_off_mut(..piece.len() * inputs).expect("rows of the weight");
         let bias = biases.split_off_mut(..piece.len()).expect("as many biases");
         items.push(Backward::OfWeights(OfWeights {
@@ -270,7 +274,7 @@ fn backward(
         }));
     }
     let found = AtomicBool::new(false);
-    for_each(items, threads(execution, products), |item| match item {
+    for_each(items, threads, |item| match item {
         Backward::OfInputs(item) => dispatch(execution.level, item),
         Backward::OfWeights(item) => {
             if !dispatch(execution.level, item) {
@@ -352,7 +356,7 @@ impl Kernel for OfWeights<'_> {
         let samples = self.grad.len() / self.outputs;
         let own_outputs = self.first..self.first + self.bias.len();
         let mut rows: Vec<_> = self.weight.chunks_exact_mut(self.inputs).collect();
-        let mut own = Workspace::take(rows.len());
+        let mut own = Workspace::take(samples.min(CHAIN) * rows.len().div_ceil(TALLEST));
         for terms in chains(samples) {
             let is_first = terms.start == 0;
             for column in (0..self.bias.len()).step_by(LANES) {
@@ -423,11 +427,10 @@ thread_local! {
 impl Workspace {
     const NOTHING: Self = Self { panel: Vec::new(), turned: Vec::new() };
 
-    /// The memory of this thread, with room for so many rows to be turned.
-    fn take(rows: usize) -> Self {
+    /// The memory of this thread, with room for so much of a left factor.
+    fn take(turned: usize) -> Self {
         let mut own = WORKSPACE.take();
         own.panel.resize(CHAIN * WIDEST, [0.0; LANES]);
-        let turned = CHAIN * rows.div_ceil(TALLEST);
         if own.turned.len() < turned {
             own.turned.resize(turned, [0.0; TALLEST]);
         }

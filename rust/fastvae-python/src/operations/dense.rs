@@ -7,10 +7,11 @@
 )]
 
 use super::{execution, run};
-use crate::exchange::{Kind, Plain, threads};
+use crate::exchange::{Kind, Plain, empty_float32, threads};
 use crate::memory::Memory;
 use fastvae_core::ops::{self, Layer, LayerGrad};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// A tensor that was made.
 type Made<'py> = Bound<'py, PyAny>;
@@ -20,7 +21,7 @@ type Given<T> = PyResult<Option<T>>;
 /// Products that take as long as an element of the other operations.
 const PRODUCTS_PER_ELEMENT: usize = 16;
 
-/// Samples, and the layers that they go through.
+/// Samples, and the layers that they go through; the numbers of what all layers give fit in memory.
 struct Network<'a, 'py> {
     x: Plain<'a, 'py>,
     /// Weight and bias of each layer in turn.
@@ -45,6 +46,7 @@ impl<'a, 'py> Network<'a, 'py> {
             }
             widths.push(outputs);
         }
+        widths.iter().try_fold(0_usize, |sum, &width| sum.checked_add(width))?.checked_mul(samples)?;
         (rest.is_empty() && !layers.is_empty()).then_some(Self { x, parameters, samples, widths })
     }
 
@@ -82,16 +84,16 @@ fn memory(tensor: &Plain<'_, '_>) -> Option<Memory> {
 }
 
 /// A new tensor, and its memory.
-fn made<'py>(like: &Plain<'_, 'py>, shape: &[usize]) -> PyResult<(Made<'py>, Memory)> {
-    let (tensor, address) = like.new_empty(shape)?;
+fn made<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<(Made<'py>, Memory)> {
+    let (tensor, address) = empty_float32(py, PyTuple::new(py, shape)?.as_any(), shape)?;
     Ok((tensor, Memory::new::<f32>("a result", address, shape.iter().product())?))
 }
 
 /// The same for what hidden layers give, or nothing where there are none.
-fn made_for_hidden<'py>(network: &Network<'_, 'py>) -> PyResult<(Option<Made<'py>>, Memory)> {
+fn made_for_hidden<'py>(py: Python<'py>, network: &Network<'_, '_>) -> PyResult<(Option<Made<'py>>, Memory)> {
     match network.hidden() {
         0 => Ok((None, Memory::new::<f32>("nothing", 0, 0)?)),
-        elements => made(&network.x, &[elements]).map(|(tensor, memory)| (Some(tensor), memory)),
+        elements => made(py, &[elements]).map(|(tensor, memory)| (Some(tensor), memory)),
     }
 }
 
@@ -116,8 +118,8 @@ pub(crate) fn plain_dense<'py>(
     parameters: Vec<Bound<'py, PyAny>>,
 ) -> Given<(Made<'py>, Option<Made<'py>>)> {
     let Some(network) = Network::of(x, &parameters) else { return Ok(None) };
-    let (y, of_y) = made(&network.x, &network.last())?;
-    let (hidden, of_hidden) = made_for_hidden(&network)?;
+    let (y, of_y) = made(py, &network.last())?;
+    let (hidden, of_hidden) = made_for_hidden(py, &network)?;
     let execution = execution(threads(py)?)?;
     // After the last call into Python.
     let Some((x, parameters)) = network.memory() else { return Ok(None) };
@@ -152,13 +154,13 @@ pub(crate) fn plain_dense_backward<'py>(
     };
     let (mut grads, mut of_grads) = (Vec::new(), Vec::new());
     for parameter in &network.parameters {
-        let (tensor, memory) = made(parameter, parameter.shape())?;
+        let (tensor, memory) = made(py, parameter.shape())?;
         grads.push(tensor);
         of_grads.push(memory);
     }
-    let of_x = of_x.then(|| made(&network.x, network.x.shape())).transpose()?;
+    let of_x = of_x.then(|| made(py, network.x.shape())).transpose()?;
     let (of_x, of_of_x) = of_x.unzip();
-    let (_scratch, of_scratch) = made_for_hidden(&network)?;
+    let (_scratch, of_scratch) = made_for_hidden(py, &network)?;
     let execution = execution(threads(py)?)?;
     // After the last call into Python.
     let (Some((x, parameters)), Some(grad)) = (network.memory(), memory(&grad)) else { return Ok(None) };
