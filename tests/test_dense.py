@@ -65,11 +65,11 @@ def test_layers_give_what_torch_gives(widths, samples, seed):
         parameters_of(widths),
         torch.randn(samples, widths[-1]),
     )
-    y, hidden = _core.plain_dense(x, parameters)
-    sizes = [samples * width for width in widths[1:-1]]
-    assert (hidden is None) == (not sizes)
-    layers = [*(h.view(samples, -1) for h in (hidden.split(sizes) if sizes else [])), y]
-    of_x, gradients, finite = _core.plain_dense_backward(grad, x, parameters, hidden, True)
+    network = _core.Dense(parameters)
+    layers = [_core.Dense(parameters[:end]).forward(x) for end in range(2, len(parameters) + 1, 2)]
+    assert torch.equal(network.forward(x), layers[-1])
+    layers = [*(layer.relu() for layer in layers[:-1]), layers[-1]]
+    of_x, gradients, finite = network.backward(grad, x, True)
     assert finite
     before = x
     for number, (own, weight, bias) in enumerate(zip(layers, parameters[::2], parameters[1::2], strict=True)):
@@ -96,37 +96,77 @@ def test_layers_give_what_torch_gives(widths, samples, seed):
 
 def test_only_plain_tensors_that_fit_are_taken():
     x, parameters = torch.randn(3, 5), parameters_of([5, 7, 2])
-    assert _core.plain_dense(x, parameters) is not None
+    network = _core.Dense(parameters)
+    assert network.forward(x).shape == (3, 2)
+    for other in (x.double(), x.t().contiguous().t(), x[0], x[:0], x[:, :4].contiguous()):
+        assert network.forward(other) is None
     wrong = parameters_of([5, 6, 2])
-    for other, others in (
-        (x.double(), parameters),
-        (x.t().contiguous().t(), parameters),
-        (x[0], parameters),
-        (x[:0], parameters),
-        (x, []),
-        (x, parameters[:3]),
-        (x, [parameters[0].double(), *parameters[1:]]),
-        (x, [parameters[0], parameters[1][:6], *parameters[2:]]),
-        (x, [*parameters[:2], *wrong[2:]]),
-        (x, [torch.randn(5, 7).t(), *parameters[1:]]),
+    for others in (
+        [],
+        parameters[:3],
+        [parameters[0].double(), *parameters[1:]],
+        [parameters[0], parameters[1][:6], *parameters[2:]],
+        [*parameters[:2], *wrong[2:]],
+        [torch.randn(5, 7).t(), *parameters[1:]],
     ):
-        assert _core.plain_dense(other, others) is None
-    _, hidden = _core.plain_dense(x, parameters)
+        assert _core.Dense(others).forward(x) is None
+    network.forward(x)
     grad = torch.randn(3, 2)
-    assert _core.plain_dense_backward(grad, x, parameters, hidden, False)[0] is None
-    for other, given_ in ((grad[:2], hidden), (grad.double(), hidden), (grad, None), (grad, hidden[:-1])):
-        assert _core.plain_dense_backward(other, x, parameters, given_, True) is None
-    with pytest.raises(TypeError):
-        _core.plain_dense(x, 3)
+    assert network.backward(grad, x, False)[0] is None
+    for other in (grad.double(), grad.t().contiguous().t()):
+        assert network.backward(other, x, True) is None
+    with pytest.raises(ValueError, match="forward took 3 samples of 5 numbers and gave 2, got x of"):
+        network.backward(grad[:2], x[:2], True)
+    assert _core.Dense(parameters).backward(grad, x, True) is None
+
+
+def test_a_network_sees_that_a_parameter_changed():
+    """Its numbers, its memory, its shape, and its storage."""
+    x, parameters = torch.randn(3, 5), parameters_of([5, 7, 2])
+    network = _core.Dense(parameters)
+
+    def same():
+        return torch.equal(network.forward(x), _core.Dense(parameters).forward(x))
+
+    assert same()
+    parameters[0].mul_(2)
+    assert same()
+    parameters[0].data = torch.randn(7, 5)
+    assert same()
+    parameters[0].data = torch.randn(5, 7).t()
+    assert network.forward(x) is None
+    parameters[0].data = torch.randn(7, 5)
+    network.forward(x)
+    parameters[2].untyped_storage().resize_(4)
+    assert network.forward(x) is None
+    assert network.backward(torch.randn(3, 2), x, True) is None
+
+
+def test_gradients_are_written_to_the_same_tensors():
+    x, grad = torch.randn(3, 5), torch.randn(3, 2)
+    network = _core.Dense(parameters_of([5, 7, 2]))
+    network.forward(x)
+    _, first, _ = network.backward(grad, x, True)
+    before = [gradient.clone() for gradient in first]
+    _, second, _ = network.backward(2 * grad, x, True)
+    for one, other, old in zip(first, second, before, strict=True):
+        assert one is other
+        assert torch.equal(one, 2 * old)
+    # Batches of another size in between.
+    network.forward(x[:1])
+    network.backward(grad[:1], x[:1], True)
+    network.forward(x)
+    assert all(map(torch.equal, network.backward(grad, x, True)[1], before))
 
 
 def test_what_is_not_finite_is_said():
-    x, parameters = torch.randn(3, 5), parameters_of([5, 7, 2])
-    _, hidden = _core.plain_dense(x, parameters)
+    x = torch.randn(3, 5)
+    network = _core.Dense(parameters_of([5, 7, 2]))
+    network.forward(x)
     for value in (torch.inf, torch.nan):
         grad = torch.randn(3, 2)
         grad[1, 1] = value
-        assert not _core.plain_dense_backward(grad, x, parameters, hidden, False)[2]
+        assert not network.backward(grad, x, False)[2]
 
 
 # A pass

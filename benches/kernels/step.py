@@ -64,17 +64,14 @@ def own_dense_layers(name: str) -> harness.Candidate:
     torch.manual_seed(SEED)
     model = PlainVAE([HIDDEN], CODES)
     x, z, incoming = dense_inputs()
-    networks = [
-        (x, incoming[0], list[Tensor](model.encoder.parameters())),
-        (z, incoming[1], list[Tensor](model.decoder.parameters())),
-    ]
+    encoder, decoder = (_core.Dense(list(network.parameters())) for network in (model.encoder, model.decoder))
+    networks = [(encoder, x, incoming[0]), (decoder, z, incoming[1])]
 
     def work(_: object) -> list[Tensor]:
         gradients = list[Tensor]()
-        for given, grad, parameters in networks:
-            forward = _core.plain_dense(given, parameters)
-            assert forward is not None
-            backward = _core.plain_dense_backward(grad, given, parameters, forward[1], given is z)
+        for network, given, grad in networks:
+            network.forward(given)
+            backward = network.backward(grad, given, given is z)
             assert backward is not None
             gradients += backward[1]
         return gradients

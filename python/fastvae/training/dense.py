@@ -39,7 +39,8 @@ class Gradients(NamedTuple):
     terms: Terms | FlooredTerms
     """Of the batch, without a graph."""
     of_parameters: list[Tensor | None]
-    """One for each parameter, in the order of ``model.parameters()``; None where one was not used."""
+    """One for each parameter, in the order of ``model.parameters()``; None where one was not used. Those of
+    the networks are the same tensors each time, and are written to again by the next pass."""
     finite: bool
     """Whether all their numbers are known to be finite."""
 
@@ -55,7 +56,8 @@ class DensePass:
 
     def __init__(self, model: VAE) -> None:
         self._model = model
-        self._encoder, self._decoder = _parameters(model.encoder), _parameters(model.decoder)
+        self._encoder = _core.Dense(_parameters(model.encoder))
+        self._decoder = _core.Dense(_parameters(model.decoder))
 
     @staticmethod
     def has_kernels() -> bool:
@@ -118,10 +120,10 @@ class DensePass:
         if _is_watched() or not x.numel():
             return None
         flat = x.reshape(samples, -1)
-        encoded = _core.plain_dense(flat, self._encoder)
-        if encoded is None or encoded[0].shape[1] != 2 * model.latent_dim:
+        encoded = self._encoder.forward(flat)
+        if encoded is None or encoded.shape[1] != 2 * model.latent_dim:
             return None
-        mu, logvar = encoded[0].chunk(2, -1)
+        mu, logvar = encoded.chunk(2, -1)
         noise, floor = (seed_tensor(seed, CPU), 0, 0, 1), (free_bits, 1) if free_bits else ()
         if model.variational:
             z, floored_kl = raw(
@@ -129,12 +131,12 @@ class DensePass:
             )
         else:
             z, floored_kl = mu.contiguous(), mu.new_zeros(samples)
-        decoded = _core.plain_dense(z, self._decoder)
-        if decoded is None or decoded[0].numel() != model.likelihood.maps * x.numel():
+        decoded = self._decoder.forward(z)
+        if decoded is None or decoded.numel() != model.likelihood.maps * x.numel():
             return None
-        recon, of_decoded, of_likelihood, of_kl = self._reconstruct(decoded[0], x, floored_kl, slopes)
+        recon, of_decoded, of_likelihood, of_kl = self._reconstruct(decoded, x, floored_kl, slopes)
 
-        of_z, of_decoder, finite = _backward(of_decoded, z, self._decoder, decoded[1], of_x=True)
+        of_z, of_decoder, finite = _backward(self._decoder, of_decoded, z, of_x=True)
         if model.variational:
             of_latent = raw(
                 reparametrize_kl.schema.reparametrize_kl_backward,
@@ -143,7 +145,7 @@ class DensePass:
         else:
             of_latent = of_z, torch.zeros_like(mu)
         of_encoded = torch.cat(of_latent, -1)
-        _, of_encoder, all_finite = _backward(of_encoded, flat, self._encoder, encoded[1], of_x=False)
+        _, of_encoder, all_finite = _backward(self._encoder, of_encoded, flat, of_x=False)
         terms: Terms | FlooredTerms = Terms(recon, floored_kl)
         if floor and model.variational:
             # As the model has it: in what is reported no floor.
@@ -201,10 +203,10 @@ def _parameters(network: nn.Module) -> list[Tensor]:
 
 
 def _backward(
-    grad: Tensor, x: Tensor, parameters: list[Tensor], hidden: Tensor | None, *, of_x: bool
+    network: _core.Dense, grad: Tensor, x: Tensor, *, of_x: bool
 ) -> tuple[Tensor | None, list[Tensor], bool]:
-    """The gradients of layers that took ``x``, and whether those of the parameters are finite."""
-    grads = _core.plain_dense_backward(grad.contiguous(), x, parameters, hidden, of_x)
+    """The gradients of a network that took ``x``, and whether those of the parameters are finite."""
+    grads = network.backward(grad.contiguous(), x, of_x)
     if grads is None:
         raise RuntimeError("a parameter was changed while its gradient was computed")
     return grads

@@ -59,7 +59,12 @@ class NativeAdam:
         )
 
     def step(
-        self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], *, finite: bool = False
+        self,
+        outputs: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        *,
+        finite: bool = False,
+        kept: bool = False,
     ) -> Tensor:
         """Update what has a gradient.
 
@@ -71,6 +76,8 @@ class NativeAdam:
             One for each parameter.
         finite : bool
             Whether it is known that all gradients are finite.
+        kept : bool
+            Whether the gradients are the same tensors in each step: then they are looked at closely once.
 
         Returns
         -------
@@ -78,7 +85,7 @@ class NativeAdam:
             1 if the step was skipped, else 0: a float32 scalar.
         """
         own = [gradients[number] for number in self._members]
-        moved = self._adam.step(self._parameters, own, list(outputs), finite)
+        moved = self._adam.step(self._parameters, own, list(outputs), finite, kept)
         if moved is None:
             moved = self._step_with_copies(outputs, own)
         return torch.full((), 0.0 if moved else 1.0, dtype=torch.float32, device=CPU)

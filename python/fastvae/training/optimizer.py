@@ -107,7 +107,12 @@ class CautiousAdam:
         return self.update(outputs, [parameter.grad for parameter in self._parameters])
 
     def update(
-        self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], *, finite: bool = False
+        self,
+        outputs: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        *,
+        finite: bool = False,
+        kept: bool = False,
     ) -> Tensor:
         """Update by gradients that somebody else computed.
 
@@ -119,6 +124,8 @@ class CautiousAdam:
             One for each parameter that requires one, in the order of ``model.parameters()``.
         finite : bool
             Whether it is known that all gradients are finite: then nobody looks again.
+        kept : bool
+            Whether they are the same tensors in each step.
 
         Returns
         -------
@@ -127,7 +134,7 @@ class CautiousAdam:
         """
         with torch.no_grad():
             if isinstance(self._own, native_adam.NativeAdam):
-                return self._own.step(outputs, gradients, finite=finite)
+                return self._own.step(outputs, gradients, finite=finite, kept=kept)
             if self._own is not None:
                 return self._own.step(outputs, gradients)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):

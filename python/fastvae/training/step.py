@@ -83,6 +83,7 @@ class Step:
             else None
         )
         self._compiled_size: int | None = None
+        self._kept = dict[tuple[int, float], tuple[Tensor, Tensor]]()
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -118,10 +119,10 @@ class Step:
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
         if self.dense is not None and self.before_update is None:
-            passed = self.dense(x, seed, partial(loss_slopes, weight=weight), free_bits=self._free_bits)
+            passed = self.dense(x, seed, partial(self._kept_slopes, weight), free_bits=self._free_bits)
             if passed is not None:
                 terms, gradients, finite = passed
-                skipped = self._optimizer.update(trained_on(terms), gradients, finite=finite)
+                skipped = self._optimizer.update(trained_on(terms), gradients, finite=finite, kept=True)
                 return Terms(terms.recon, terms.kl), skipped
         if self._compiled is None or self._compiled_size not in {None, len(x)}:
             with _safe_for_one(self._batch_norms, len(x)):
@@ -133,6 +134,14 @@ class Step:
             slopes = loss_slopes(recon, kl, weight)
         skipped = self._optimizer.step((recon, kl), slopes, self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
+
+    def _kept_slopes(self, weight: float | Tensor, recon: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
+        """What :func:`loss_slopes` gives, made once where nothing changes: a dense pass writes to none of it."""
+        if not isinstance(weight, float):
+            return loss_slopes(recon, kl, weight)
+        if (len(recon), weight) not in self._kept:
+            self._kept = {(len(recon), weight): loss_slopes(recon, kl, weight)}
+        return self._kept[len(recon), weight]
 
     def _run_compiled(self, compiled: _Terms, x: Tensor, seed: _Seed) -> Terms | FlooredTerms:
         # A number would be compiled in, and the next step compiled again.

@@ -300,6 +300,19 @@ impl Described {
     pub(crate) fn elements(&self) -> Option<usize> {
         self.shape().iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
     }
+
+    /// The address of a tensor whose elements are one after the other.
+    pub(crate) fn contiguous(&self) -> Option<usize> {
+        self.rows(self.axes).map(|rows| rows.address)
+    }
+
+    /// The tensor as rows of its `event_dims` trailing axes, if memory allows to read it so.
+    pub(crate) fn rows(&self, event_dims: usize) -> Option<InRows> {
+        let split = self.axes.checked_sub(event_dims)?;
+        let (count, stride) = collapse(&self.shape[..split], &self.strides[..split])?;
+        let (columns, step) = collapse(&self.shape[split..self.axes], &self.strides[split..self.axes])?;
+        (step == 1 || columns == 1).then_some(InRows { address: self.address, count, columns, stride })
+    }
 }
 
 /// A tensor with nothing special about it: its elements are also within its storage, and as they are stored.
@@ -329,9 +342,9 @@ impl<'a, 'py> Plain<'a, 'py> {
         (end <= bytes && !negated).then_some(Self { object, described })
     }
 
-    /// Whether the tensor still is what it was: to see that it is plain runs methods in Python, which may change others.
-    pub(crate) fn is_unchanged(&self) -> bool {
-        Described::of(self.object).is_some_and(|now| now == self.described)
+    /// What it is, if it is what it was: to see that a tensor is plain runs methods in Python, which may change others.
+    pub(crate) fn now(&self) -> Option<&Described> {
+        (Described::of(self.object)? == self.described).then_some(&self.described)
     }
 
     /// The integer in a tensor of one.
@@ -344,22 +357,9 @@ impl<'a, 'py> Plain<'a, 'py> {
         Some(unsafe { ptr::with_exposed_provenance::<i64>(self.address).read() })
     }
 
-    /// The address of a tensor whose elements are one after the other.
-    pub(crate) fn contiguous(&self) -> Option<usize> {
-        self.rows(self.axes).map(|rows| rows.address)
-    }
-
     /// Whether autograd records what is done with it.
     pub(crate) fn requires_grad(&self) -> PyResult<bool> {
         self.object.getattr(intern!(self.object.py(), "requires_grad"))?.extract()
-    }
-
-    /// The tensor as rows of its `event_dims` trailing axes, if memory allows to read it so.
-    pub(crate) fn rows(&self, event_dims: usize) -> Option<InRows> {
-        let split = self.axes.checked_sub(event_dims)?;
-        let (count, stride) = collapse(&self.shape[..split], &self.strides[..split])?;
-        let (columns, step) = collapse(&self.shape[split..self.axes], &self.strides[split..self.axes])?;
-        (step == 1 || columns == 1).then_some(InRows { address: self.address, count, columns, stride })
     }
 
     /// An uninitialised contiguous tensor of this kind, and its address.
@@ -388,6 +388,50 @@ impl<'a, 'py> Plain<'a, 'py> {
         let new = self.object.call_method(intern!(py, "new_empty"), sizes, options)?;
         let address = address_of_made(&new, shape, kind)?;
         Ok((new, address))
+    }
+}
+
+/// A tensor that was plain when it was looked at, and its storage: to see that it still is where it was takes a fraction of
+/// that time.
+pub(crate) struct Known {
+    tensor: Py<PyAny>,
+    storage: Py<PyAny>,
+    bytes: usize,
+    described: Described,
+}
+
+impl Known {
+    /// The tensor, if it is plain.
+    pub(crate) fn of(tensor: &Bound<'_, PyAny>) -> Option<Self> {
+        let storage = tensor.call_method0(intern!(tensor.py(), "untyped_storage")).ok()?;
+        let bytes = storage.call_method0(intern!(tensor.py(), "nbytes")).ok()?.extract().ok()?;
+        let described = Plain::of(tensor)?.described;
+        Some(Self { tensor: tensor.clone().unbind(), storage: storage.unbind(), bytes, described })
+    }
+
+    /// What was known of a tensor where it still holds, else what is seen now.
+    pub(crate) fn again(known: Option<Self>, tensor: &Bound<'_, PyAny>) -> Option<Self> {
+        let holds = |known: &Self| known.tensor.is(tensor) && known.is_unchanged(tensor.py());
+        known.filter(holds).or_else(|| Self::of(tensor))
+    }
+
+    /// Whether it is where it was, of the same shape, and its storage as large.
+    pub(crate) fn is_unchanged(&self, py: Python<'_>) -> bool {
+        let bytes = self.storage.bind(py).call_method0(intern!(py, "nbytes")).ok();
+        bytes.and_then(|bytes| bytes.extract().ok()) == Some(self.bytes) && self.now(py).is_some()
+    }
+
+    /// What it is, if it is what it was; runs nothing in Python.
+    pub(crate) fn now(&self, py: Python<'_>) -> Option<&Described> {
+        (Described::of(self.tensor.bind(py))? == self.described).then_some(&self.described)
+    }
+}
+
+impl Deref for Known {
+    type Target = Described;
+
+    fn deref(&self) -> &Described {
+        &self.described
     }
 }
 

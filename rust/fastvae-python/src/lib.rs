@@ -19,7 +19,7 @@ mod _core {
     #[pymodule_export]
     use crate::operations::adam::Adam;
     #[pymodule_export]
-    use crate::operations::dense::{plain_dense, plain_dense_backward};
+    use crate::operations::dense::Dense;
     #[pymodule_export]
     use crate::operations::free_bits::{free_bits_backward, free_bits_forward};
     #[pymodule_export]

@@ -7,7 +7,7 @@
 )]
 
 use super::{execution, run};
-use crate::exchange::{Kind, Plain, increment_version, threads};
+use crate::exchange::{Described, Kind, Known, Plain, increment_version, threads};
 use crate::memory::{Memory, are_apart};
 use fastvae_core::ops;
 use pyo3::exceptions::{PyMemoryError, PyValueError};
@@ -16,7 +16,11 @@ use pyo3::types::PyList;
 
 /// Adam for some tensors of float32: what it keeps of them.
 #[pyclass(module = "fastvae._core")]
-pub(crate) struct Adam(ops::Adam);
+pub(crate) struct Adam {
+    adam: ops::Adam,
+    /// The parameters as they were in the last step, and gradients that are kept.
+    known: Vec<[Option<Known>; 2]>,
+}
 
 #[pymethods]
 impl Adam {
@@ -26,22 +30,26 @@ impl Adam {
         if let Some(beta) = [betas.0, betas.1].into_iter().find(|beta| !(0.5..1.0).contains(beta)) {
             return Err(PyValueError::new_err(format!("betas must lie in [1/2, 1), got {beta}")));
         }
+        let known = tensors.iter().map(|_| [None, None]).collect();
         let adam = ops::Adam::new(betas.into(), eps, tensors);
-        adam.map(Self).map_err(|error| PyMemoryError::new_err(format!("the averages of Adam: {error}")))
+        adam.map(|adam| Self { adam, known })
+            .map_err(|error| PyMemoryError::new_err(format!("the averages of Adam: {error}")))
     }
 
     /// Whether these can be parameters: they are plain, contiguous, of float32, and share no memory.
     #[staticmethod]
     fn takes(parameters: Vec<Bound<'_, PyAny>>) -> bool {
-        floats(&parameters).is_some_and(|memories| are_apart::<f32>(&memories, &[]))
+        let Some(plain) = parameters.iter().map(Plain::of).collect::<Option<Vec<_>>>() else { return false };
+        let memories: Option<Vec<_>> = plain.iter().map(|tensor| floats(tensor.now()?)).collect();
+        memories.is_some_and(|memories| are_apart::<f32>(&memories, &[]))
     }
 
     /// Moves the parameters that have a gradient, if all gradients and all outputs are finite; gives whether it did. Gradients
-    /// that are `finite` are not looked at.
+    /// that are `finite` are not looked at; those that are `kept` are the same tensors in each call.
     ///
     /// None, with nothing done, where a tensor is not plain, contiguous and of float32, where a parameter or a gradient is
     /// not as long as it should be, or where a parameter shares memory with something else.
-    #[pyo3(signature = (parameters, gradients, outputs, finite=false))]
+    #[pyo3(signature = (parameters, gradients, outputs, finite=false, kept=false))]
     fn step<'py>(
         &mut self,
         py: Python<'py>,
@@ -49,8 +57,9 @@ impl Adam {
         gradients: Vec<Option<Bound<'py, PyAny>>>,
         outputs: Vec<Bound<'py, PyAny>>,
         finite: bool,
+        kept: bool,
     ) -> PyResult<Option<bool>> {
-        let count = self.0.lengths().len();
+        let count = self.adam.lengths().len();
         if parameters.len() != count || gradients.len() != count {
             return Err(PyValueError::new_err(format!(
                 "made for {count} tensors, got {} parameters and {} gradients",
@@ -60,18 +69,42 @@ impl Adam {
         }
         let execution = execution(threads(py)?)?;
         let is_used: Vec<bool> = gradients.iter().map(Option::is_some).collect();
-        let lengths = || self.0.lengths().zip(&is_used).filter(|(_, used)| **used).map(|(length, _)| length);
+        let lengths =
+            || self.adam.lengths().zip(&is_used).filter(|(_, used)| **used).map(|(length, _)| length);
+        for ((known, parameter), gradient) in self.known.iter_mut().zip(&parameters).zip(&gradients) {
+            let gradient = gradient.as_ref();
+            for (known, tensor) in
+                known.iter_mut().zip([gradient.map(|_| parameter), gradient.filter(|_| kept)])
+            {
+                *known = tensor.and_then(|tensor| Known::again(known.take(), tensor));
+            }
+        }
         let used: Vec<_> =
             parameters.into_iter().zip(&is_used).filter(|(_, used)| **used).map(|(own, _)| own).collect();
-        let given: Vec<_> = gradients.into_iter().flatten().chain(outputs).collect();
-        let Some(memories) = floats(used.iter().chain(&given)) else { return Ok(None) };
+        let gradients: Vec<_> = gradients.into_iter().flatten().collect();
+        let known = |which: usize| self.known.iter().filter_map(move |known| known[which].as_ref());
+        let seen = if kept { &[][..] } else { &gradients[..] };
+        // What runs methods in Python comes before addresses are taken.
+        let Some(plain) = seen.iter().chain(&outputs).map(Plain::of).collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let known = known(0).chain(known(1)).map(|known| known.now(py));
+        let Some(memories) =
+            known.chain(plain.iter().map(Plain::now)).map(|now| floats(now?)).collect::<Option<Vec<_>>>()
+        else {
+            return Ok(None);
+        };
+        if memories.len() != used.len() + gradients.len() + outputs.len() {
+            return Ok(None);
+        }
         let (written, read) = memories.split_at(used.len());
         let as_long =
             |memories: &[Memory]| lengths().zip(memories).all(|(length, memory)| memory.length() == length);
         if !as_long(written) || !as_long(read) || !are_apart::<f32>(written, read) {
             return Ok(None);
         }
-        let (elements, adam, mut moved) = (lengths().sum(), &mut self.0, false);
+        let (elements, mut moved) = (lengths().sum(), false);
+        let adam = &mut self.adam;
         run(py, elements, || {
             // SAFETY: the lists hold the tensors for the length of the call, whose memory this is, and what is written to
             // shares no memory with anything else.
@@ -93,14 +126,8 @@ impl Adam {
     }
 }
 
-/// The memory of tensors that are all plain, contiguous and of float32.
-fn floats<'a, 'py: 'a>(tensors: impl IntoIterator<Item = &'a Bound<'py, PyAny>>) -> Option<Vec<Memory>> {
-    let tensors: Vec<_> = tensors.into_iter().map(Plain::of).collect::<Option<_>>()?;
-    let memory = |tensor: &Plain<'_, '_>| {
-        if tensor.kind != Kind::F32 || !tensor.is_unchanged() {
-            return None;
-        }
-        Memory::new::<f32>("a tensor", tensor.contiguous()?, tensor.elements()?).ok()
-    };
-    tensors.iter().map(memory).collect()
+/// The memory of a contiguous tensor of float32.
+fn floats(tensor: &Described) -> Option<Memory> {
+    let address = (tensor.kind == Kind::F32).then(|| tensor.contiguous())??;
+    Memory::new::<f32>("a tensor", address, tensor.elements()?).ok()
 }
