@@ -136,6 +136,10 @@ def test_a_network_sees_that_a_parameter_changed():
     parameters[0].data = torch.randn(5, 7).t()
     assert network.forward(x) is None
     parameters[0].data = torch.randn(7, 5)
+    assert same()
+    parameters[0].data = torch._neg_view(parameters[0].data)
+    assert network.forward(x) is None
+    parameters[0].data = torch.randn(7, 5)
     network.forward(x)
     parameters[2].untyped_storage().resize_(4)
     assert network.forward(x) is None
@@ -157,6 +161,29 @@ def test_gradients_are_written_to_the_same_tensors():
     network.backward(grad[:1], x[:1], True)
     network.forward(x)
     assert all(map(torch.equal, network.backward(grad, x, True)[1], before))
+
+
+def test_backward_is_about_the_last_forward():
+    x, grad, parameters = torch.randn(3, 5), torch.randn(3, 2), parameters_of([5, 7, 2])
+    network = _core.Dense(parameters)
+    network.forward(x)
+    parameters[0].data = torch.randn(7, 5)
+    assert network.forward(torch.randn(3, 4)) is None
+    with pytest.raises(ValueError, match="forward took 0 samples"):
+        network.backward(grad, x, True)
+
+
+def test_gradients_are_not_written_over_what_is_read():
+    network = _core.Dense(parameters_of([5, 5]))
+    x = torch.randn(5, 5)
+    network.forward(x)
+    gradients = network.backward(torch.randn(5, 5), x, True)[1]
+    network.forward(gradients[0])
+    with pytest.raises(ValueError, match="is in the memory of a gradient"):
+        network.backward(torch.randn(5, 5), gradients[0], True)
+    gradients.clear()
+    network.forward(x)
+    assert len(network.backward(torch.randn(5, 5), x, True)[1]) == 2
 
 
 def test_what_is_not_finite_is_said():

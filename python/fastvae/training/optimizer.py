@@ -138,7 +138,8 @@ class CautiousAdam:
             if self._own is not None:
                 return self._own.step(outputs, gradients)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                parameter.grad = gradient
+                # Who keeps a gradient has it from one step.
+                parameter.grad = gradient.clone() if kept and gradient is not None else gradient
             return self._update_by_torch(outputs)
 
     def _update_by_torch(self, outputs: Sequence[Tensor]) -> Tensor:

@@ -136,7 +136,7 @@ class Step:
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
     def _kept_slopes(self, weight: float | Tensor, recon: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
-        """What :func:`loss_slopes` gives, made once where nothing changes: a dense pass writes to none of it."""
+        """What :func:`loss_slopes` gives, made once where nothing changes: a pass does not write to it."""
         if not isinstance(weight, float):
             return loss_slopes(recon, kl, weight)
         if (len(recon), weight) not in self._kept:

@@ -415,10 +415,17 @@ impl Known {
         known.filter(holds).or_else(|| Self::of(tensor))
     }
 
-    /// Whether it is where it was, of the same shape, and its storage as large.
+    /// Whether it is where it was, of the same shape and sign, and its storage as large.
     pub(crate) fn is_unchanged(&self, py: Python<'_>) -> bool {
         let bytes = self.storage.bind(py).call_method0(intern!(py, "nbytes")).ok();
-        bytes.and_then(|bytes| bytes.extract().ok()) == Some(self.bytes) && self.now(py).is_some()
+        let negated = self.tensor.bind(py).call_method0(intern!(py, "is_neg")).ok();
+        bytes.and_then(|bytes| bytes.extract().ok()) == Some(self.bytes)
+            && negated.and_then(|negated| negated.extract().ok()) == Some(false)
+            && self.now(py).is_some()
+    }
+
+    pub(crate) fn tensor<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.tensor.bind(py)
     }
 
     /// What it is, if it is what it was; runs nothing in Python.

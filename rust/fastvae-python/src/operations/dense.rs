@@ -4,7 +4,7 @@
 
 use super::{execution, run};
 use crate::exchange::{Described, Kind, Known, Plain, empty_float32, threads};
-use crate::memory::Memory;
+use crate::memory::{Memory, are_apart};
 use fastvae_core::ops::{self, Layer, LayerGrad};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
@@ -25,7 +25,7 @@ pub(crate) struct Dense {
     /// What the layers before the last one gave in the last call, one after the other, and the gradients of that.
     hidden: Vec<f32>,
     scratch: Vec<f32>,
-    /// How many samples that was of.
+    /// How many samples that was of; 0 where there was none, or it gave nothing.
     samples: usize,
 }
 
@@ -33,7 +33,6 @@ pub(crate) struct Dense {
 struct Layers {
     parameters: Vec<Known>,
     gradients: Vec<Known>,
-    list: Py<PyList>,
     /// Of the samples, and of what each layer gives.
     widths: Vec<usize>,
 }
@@ -59,14 +58,13 @@ impl Layers {
         if widths.is_empty() || !rest.is_empty() {
             return Ok(None);
         }
-        let (list, mut gradients) = (PyList::empty(py), Vec::new());
+        let mut gradients = Vec::new();
         for parameter in &parameters {
             let (gradient, _) = made(py, parameter.shape())?;
             let Some(known) = Known::of(&gradient) else { return Ok(None) };
             gradients.push(known);
-            list.append(gradient)?;
         }
-        Ok(Some(Self { parameters, gradients, list: list.unbind(), widths }))
+        Ok(Some(Self { parameters, gradients, widths }))
     }
 
     fn are_unchanged(&self, py: Python<'_>) -> bool {
@@ -181,6 +179,7 @@ impl Dense {
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.samples = 0;
         let Some(x) = Plain::of(x).filter(|x| is_float32(x)) else { return Ok(None) };
         let &[samples, width] = x.shape() else { return Ok(None) };
         if !self.look(py)? {
@@ -193,7 +192,6 @@ impl Dense {
         let (y, of_y) = made(py, &[samples, layers.last()])?;
         let execution = execution(threads(py)?)?;
         resize(&mut self.hidden, hidden)?;
-        self.samples = samples;
         // After the last call into Python.
         let (Some(x), Some(parameters)) = (x.now().and_then(memory), layers.memory(py)) else {
             return Ok(None);
@@ -204,6 +202,7 @@ impl Dense {
             let (x, read, y) = unsafe { (x.read(), self::layers(&parameters), of_y.write()) };
             ops::dense_forward(execution, samples, x, &read, hidden, y);
         });
+        self.samples = samples;
         Ok(Some(y))
     }
 
@@ -244,10 +243,18 @@ impl Dense {
         let (Some(parameters), Some(written)) = (layers.memory(py), layers.gradient_memory(py)) else {
             return Ok(None);
         };
+        let (all_written, all_read) =
+            (written.as_flattened(), [parameters.as_flattened(), &[grad, x]].concat());
+        if !are_apart::<f32>(all_written, &all_read) {
+            return Err(PyValueError::new_err(
+                "x or the gradient is in the memory of a gradient that is written to",
+            ));
+        }
         let (hidden, scratch, mut finite) = (&self.hidden[..], &mut self.scratch[..], false);
         let work = layers.work(samples).saturating_mul(2);
         run(py, work, || {
-            // SAFETY: as above; this object made the gradients, each for itself, and nobody else writes to them.
+            // SAFETY: as above; this object made the gradients, which share no memory with what is read, and the one of x is
+            // new.
             let (grad, x, read, of_x, mut grads) = unsafe {
                 let gradients =
                     |[weight, bias]: &[Memory; 2]| LayerGrad { weight: weight.update(), bias: bias.update() };
@@ -262,6 +269,10 @@ impl Dense {
             finite =
                 ops::dense_backward(execution, samples, grad, x, &read, hidden, &mut grads, of_x, scratch);
         });
-        Ok(Some((of_x, layers.list.bind(py).clone(), finite)))
+        Ok(Some((
+            of_x,
+            PyList::new(py, layers.gradients.iter().map(|gradient| gradient.tensor(py)))?,
+            finite,
+        )))
     }
 }
