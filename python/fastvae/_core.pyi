@@ -8,6 +8,7 @@ from torch import Tensor, dtype
 
 __all__ = [
     "Adam",
+    "Dense",
     "__version__",
     "bernoulli_backward",
     "bernoulli_forward",
