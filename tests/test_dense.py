@@ -78,20 +78,20 @@ def test_layers_give_what_torch_gives(widths, samples, seed):
         size = linear(before.double().abs(), weight.double().abs(), bias.double().abs())
         assert ((own.double() - exact).abs() <= 300 * 2.0**-24 * size).all()
         before = own
-    # Backward through what forward gave.
-    grad = grad.double()
+    # Backward through what forward gave, within as many roundings as a number has terms, here and behind it.
+    unit = (samples + sum(widths) + 2 * len(widths)) * 2.0**-24
+    grad, size = grad.double(), grad.double().abs()
+
+    def near(actual, exact, of_size):
+        assert ((actual.double() - exact).abs() <= unit * of_size).all()
+
     for number in reversed(range(len(layers))):
-        inputs = (layers[number - 1] if number else x).double()
-        for actual, exact in (
-            (gradients[2 * number], grad.t() @ inputs),
-            (gradients[2 * number + 1], grad.sum(0)),
-        ):
-            torch.testing.assert_close(
-                actual.double(), exact, rtol=1e-4, atol=1e-5 * max(1.0, grad.abs().sum().item())
-            )
-        grad = grad @ parameters[2 * number].double()
+        weight, inputs = parameters[2 * number].double(), (layers[number - 1] if number else x).double()
+        near(gradients[2 * number], grad.t() @ inputs, size.t() @ inputs.abs())
+        near(gradients[2 * number + 1], grad.sum(0), size.sum(0))
+        grad, size = grad @ weight, size @ weight.abs()
         grad = grad * (inputs > 0) if number else grad
-    torch.testing.assert_close(of_x.double(), grad, rtol=1e-4, atol=1e-5 * max(1.0, grad.abs().max().item()))
+    near(of_x, grad, size)
 
 
 def test_only_plain_tensors_that_fit_are_taken():

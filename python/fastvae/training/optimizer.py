@@ -104,43 +104,15 @@ class CautiousAdam:
             )
         if before_update is not None:
             before_update()
-        return self.update(outputs, [parameter.grad for parameter in self._parameters])
-
-    def update(
-        self,
-        outputs: Sequence[Tensor],
-        gradients: Sequence[Tensor | None],
-        *,
-        finite: bool = False,
-        kept: bool = False,
-    ) -> Tensor:
-        """Update by gradients that somebody else computed.
-
-        Parameters
-        ----------
-        outputs : sequence of Tensor
-            What has to be finite too.
-        gradients : sequence of Tensor or None
-            One for each parameter that requires one, in the order of ``model.parameters()``.
-        finite : bool
-            Whether it is known that all gradients are finite: then nobody looks again.
-        kept : bool
-            Whether they are the same tensors in each step.
-
-        Returns
-        -------
-        Tensor
-            As :meth:`step`.
-        """
         with torch.no_grad():
-            if isinstance(self._own, native_adam.NativeAdam):
-                return self._own.step(outputs, gradients, finite=finite, kept=kept)
             if self._own is not None:
-                return self._own.step(outputs, gradients)
-            for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                # Who keeps a gradient has it from one step.
-                parameter.grad = gradient.clone() if kept and gradient is not None else gradient
+                return self._own.step(outputs, [parameter.grad for parameter in self._parameters])
             return self._update_by_torch(outputs)
+
+    @property
+    def native(self) -> native_adam.NativeAdam | None:
+        """The kernels on the CPU, where they take the parameters: who has gradients calls them."""
+        return self._own if isinstance(self._own, native_adam.NativeAdam) else None
 
     def _update_by_torch(self, outputs: Sequence[Tensor]) -> Tensor:
         """Update by the gradients that parameters have."""

@@ -118,11 +118,13 @@ class Step:
         skipped : Tensor
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
-        if self.dense is not None and self.before_update is None:
+        adam = self._optimizer.native
+        if self.dense is not None and adam is not None and self.before_update is None:
             passed = self.dense(x, seed, partial(self._kept_slopes, weight), free_bits=self._free_bits)
             if passed is not None:
                 terms, gradients, finite = passed
-                skipped = self._optimizer.update(trained_on(terms), gradients, finite=finite, kept=True)
+                with torch.no_grad():
+                    skipped = adam.step(trained_on(terms), gradients, finite=finite, kept=True)
                 return Terms(terms.recon, terms.kl), skipped
         if self._compiled is None or self._compiled_size not in {None, len(x)}:
             with _safe_for_one(self._batch_norms, len(x)):
