@@ -66,9 +66,20 @@ impl Noise<'_> {
         [self.draw, number as u32, (number >> 32) as u32]
     }
 
+    /// The chains of two groups of slots that are rows of so many of them.
+    #[inline(always)]
+    fn chains_of_rows<'k, L: Vectors, const PER_ROW: usize>(
+        &self,
+        first: Slot,
+        keys: &'k philox::Keys,
+    ) -> Chains<'k, L::U32, 2> {
+        let group = |i: usize| [0, 1, 2, 3].map(|j| slot_of_rows::<PER_ROW>(first, i * GROUP + j));
+        Chains::of_counters([self.scattered(group(0)), self.scattered(group(1))], keys)
+    }
+
     /// The counters of any four slots.
     #[inline(always)]
-    fn scattered<W: Words>(&self, slots: [(usize, usize); GROUP]) -> [W; 4] {
+    fn scattered<W: Words>(&self, slots: [Slot; GROUP]) -> [W; 4] {
         let numbers = slots.map(|(row, _)| self.rows.number(row));
         let columns = W::repeat(slots.map(|(_, column)| (column / BLOCK) as u32));
         [
@@ -191,6 +202,9 @@ fn slots<W: Words>(even: [W::Floats; 2], odd: [W::Floats; 2]) -> [W::Floats; GRO
     [a, b, c, d]
 }
 
+/// Where a slot begins: the row and the column.
+pub(crate) type Slot = (usize, usize);
+
 /// What is done with a slot: a stretch of a row of up to sixteen columns.
 ///
 /// Not a closure, which cannot be told to be inlined: see [`Kernel`].
@@ -205,6 +219,14 @@ pub(crate) trait Visit<L: Vectors> {
     #[inline(always)]
     fn groups(&mut self, row: usize, column: usize, noise: [[L::F32; GROUP]; 2]) {
         one_by_one(self, row, column, noise);
+    }
+
+    /// Takes the rows of a span from one on that are two groups of slots together, `PER_ROW` of each.
+    ///
+    /// Worth a body of its own for the same reason.
+    #[inline(always)]
+    fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
+        row_by_row::<L, _, PER_ROW>(self, first, noise);
     }
 }
 
@@ -224,17 +246,86 @@ pub(crate) fn one_by_one<L: Vectors, V: Visit<L> + ?Sized>(
     }
 }
 
+/// Visits the slots of such rows.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+pub(crate) fn row_by_row<L: Vectors, V: Visit<L> + ?Sized, const PER_ROW: usize>(
+    visitor: &mut V,
+    first: Slot,
+    noise: [[L::F32; GROUP]; 2],
+) {
+    for i in 0..2 {
+        for j in 0..GROUP {
+            let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+            visitor.slot(row, column, noise[i][j]);
+        }
+    }
+}
+
+/// Where a slot of rows begins that have so many of them.
+#[inline(always)]
+pub(crate) fn slot_of_rows<const PER_ROW: usize>((row, column): Slot, slot: usize) -> Slot {
+    (row + slot / PER_ROW, column + slot % PER_ROW * LANES)
+}
+
 /// Visits the slots of a span in row-major order, with the noise of each still in registers.
 ///
 /// The span starts at a multiple of sixteen columns.
 #[inline(always)]
 pub(crate) fn walk<L: Vectors, D: Distribution>(noise: &Noise, span: Span, visitor: &mut impl Visit<L>) {
     let keys = noise.keys();
+    let done = match span.columns.div_ceil(LANES) {
+        1 if L::WRITTEN_OUT => walk_rows::<L, D, 1>(noise, &keys, span, visitor),
+        2 if L::WRITTEN_OUT => walk_rows::<L, D, 2>(noise, &keys, span, visitor),
+        4 if L::WRITTEN_OUT => walk_rows::<L, D, 4>(noise, &keys, span, visitor),
+        _ => 0,
+    };
+    if done == span.rows {
+        return;
+    }
+    let span = Span { row: span.row + done, rows: span.rows - done, ..span };
     if L::ROUNDS_BESIDE {
         walk_ahead::<L, D>(Way::new(noise, &keys, span), visitor);
     } else {
         walk_step_by_step::<L, D>(noise, &keys, span, visitor);
     }
+}
+
+/// Visits rows of so many slots as long as they fill two groups, and says how many those are.
+///
+/// Narrow latents are what most models have. Where each slot is in a row is then known when this is compiled.
+#[inline(always)]
+fn walk_rows<L: Vectors, D: Distribution, const PER_ROW: usize>(
+    noise: &Noise,
+    keys: &philox::Keys,
+    span: Span,
+    visitor: &mut impl Visit<L>,
+) -> usize {
+    let step = 2 * GROUP / PER_ROW;
+    let rows = span.rows / step * step;
+    if rows == 0 {
+        return 0;
+    }
+    let (mut row, end) = (span.row, span.row + rows);
+    if L::ROUNDS_BESIDE {
+        let mut words = noise.chains_of_rows::<L, PER_ROW>((row, span.column), keys).words();
+        while row < end {
+            // As in `walk_ahead`.
+            let next = if row + step < end { row + step } else { row };
+            let mut chains = noise.chains_of_rows::<L, PER_ROW>((next, span.column), keys);
+            let values = values::<_, D>(words, &mut chains);
+            words = chains.last_round();
+            visitor.rows::<PER_ROW>((row, span.column), values);
+            row += step;
+        }
+    } else {
+        while row < end {
+            let words = noise.chains_of_rows::<L, PER_ROW>((row, span.column), keys).words();
+            visitor.rows::<PER_ROW>((row, span.column), values::<_, D>(words, &mut Nothing));
+            row += step;
+        }
+    }
+    rows
 }
 
 #[inline(always)]
@@ -506,6 +597,18 @@ impl<L: Vectors, D: Distribution> Visit<L> for FillSpan<'_, D> {
         for i in 0..2 {
             for j in 0..GROUP {
                 store(noise[i][j], target, (i * GROUP + j) * LANES);
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
+        for i in 0..2 {
+            for j in 0..GROUP {
+                let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+                let (stretch, at) = self.span.stretch(row, column);
+                store(noise[i][j], &mut self.target[stretch], at);
             }
         }
     }

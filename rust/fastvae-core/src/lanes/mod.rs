@@ -441,8 +441,8 @@ pub trait Vectors: Copy {
     type U32: Words<Floats = Self::F32>;
     /// Whether its registers hold chains of Philox rounds and polynomials at the same time.
     const ROUNDS_BESIDE: bool;
-    /// Whether two groups of whole slots of a row are taken together, written out: more code, but no vector that a
-    /// register holds goes through memory.
+    /// Whether two groups of slots, of a wide row or of several narrow ones, are taken together, written out: more code,
+    /// but no vector that a register holds goes through memory.
     const WRITTEN_OUT: bool;
     /// Whether its registers hold the sums of sixteen vectors and more.
     const MANY_SUMS: bool;

@@ -7,7 +7,9 @@ use crate::kl::Ratio;
 use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::{Deviation, deviation, deviations};
-use crate::noise::{GROUP, Noise, Normal, Visit, one_by_one, walk, walk_quietly};
+use crate::noise::{
+    GROUP, Noise, Normal, Slot, Visit, one_by_one, row_by_row, slot_of_rows, walk, walk_quietly,
+};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
 
@@ -157,6 +159,49 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
         }
         if KL && let Some(twice) = self.sum.add_all(twice_kl, at) {
             self.ended(row, 0.5 * twice);
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
+        if ELEMENTS || !SAMPLE {
+            row_by_row::<L, _, PER_ROW>(self, first, noise);
+            return;
+        }
+        let Forward { mu, logvar, span, z, .. } = &mut self.work;
+        let span = *span;
+        let zero = Vector::<T, L>::splat(T::Math::ZERO);
+        let mut twice_kl = [zero; 2 * GROUP];
+        for i in 0..2 {
+            let (mut m, mut l) = ([zero; GROUP], [zero; GROUP]);
+            for j in 0..GROUP {
+                let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+                let at = column - span.column;
+                m[j] = T::load::<L>(mu.within(row, span), at);
+                l[j] = T::load::<L>(logvar.within(row, span), at);
+            }
+            let sigma = deviations(l);
+            for j in 0..GROUP {
+                let eps = T::Math::from_f32::<L>(noise[i][j]);
+                l[j] = m[j].add(sigma[j].times(eps));
+                if KL {
+                    twice_kl[i * GROUP + j] = Ratio::to_unit(sigma[j]).twice_kl(m[j]).in_step();
+                }
+            }
+            for j in 0..GROUP {
+                let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+                let (stretch, at) = span.stretch(row, column);
+                T::store::<L>(l[j], &mut z[stretch], at);
+            }
+        }
+        if KL {
+            for i in 0..2 * GROUP {
+                let (row, column) = slot_of_rows::<PER_ROW>(first, i);
+                if let Some(twice) = self.sum.add(twice_kl[i], column - span.column) {
+                    self.ended(row, 0.5 * twice);
+                }
+            }
         }
     }
 }
@@ -322,6 +367,43 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
                 let [of_mu, of_logvar] = gradients::<_, true, true>(sigma[j], m, eps, g_z, g_kl);
                 T::store::<L>(of_mu, grad_mu, at);
                 T::store::<L>(of_logvar, grad_logvar, at);
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
+        let Backward { mu, logvar, sample, kl, span, grad_mu, grad_logvar } = &mut self.0;
+        let (Some(mu), Some((_, grad_z)), KlGrad::Rows(grad_kl), true) =
+            (mu, sample, kl, KL && SAMPLE && !ELEMENTS)
+        else {
+            row_by_row::<L, _, PER_ROW>(self, first, noise);
+            return;
+        };
+        let span = *span;
+        let zero = Vector::<T, L>::splat(T::Math::ZERO);
+        for i in 0..2 {
+            let (mut m, mut l, mut g_z) = ([zero; GROUP], [zero; GROUP], [zero; GROUP]);
+            for j in 0..GROUP {
+                let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+                let at = column - span.column;
+                m[j] = T::load::<L>(mu.within(row, span), at);
+                l[j] = T::load::<L>(logvar.within(row, span), at);
+                g_z[j] = T::load::<L>(grad_z.within(row, span), at);
+            }
+            let sigma = deviations(l);
+            for j in 0..GROUP {
+                let (row, _) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+                let g_kl = Vector::<T, L>::splat(grad_kl.stretch(row, 0, 1)[0]);
+                let eps = T::Math::from_f32::<L>(noise[i][j]);
+                [m[j], l[j]] = gradients::<_, true, true>(sigma[j], m[j], eps, g_z[j], g_kl);
+            }
+            for j in 0..GROUP {
+                let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+                let (stretch, at) = span.stretch(row, column);
+                T::store::<L>(m[j], &mut grad_mu[stretch.clone()], at);
+                T::store::<L>(l[j], &mut grad_logvar[stretch], at);
             }
         }
     }
