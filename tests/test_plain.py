@@ -344,6 +344,57 @@ def test_batched_gradients_are_those_of_each(name):
         torch.testing.assert_close(one, torch.autograd.grad(result, mu, grad, retain_graph=True)[0])
 
 
+def left_over(tensor: torch.Tensor) -> torch.Tensor:
+    """What `torch.func.grad` wrapped a tensor in, after its end."""
+    kept = []
+    torch.func.grad(lambda x: (kept.append(x), x.sum())[1])(tensor)
+    return kept[0]
+
+
+CODES = torch.randn(6, 18)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "described"),
+    [
+        ((CODES, nn.Parameter(CODES), SEED, 0, 1.0, "sample", None), True),
+        ((CODES, CODES.bfloat16()), False),
+        ((CODES, CODES.to("meta")), False),
+        ((CODES, CODES.as_subclass(Subclass)), False),
+        ((CODES, torch.empty(0)), False),
+        ((CODES, left_over(CODES)), False),
+        ((), True),
+    ],
+)
+def test_what_memory_describes(arguments, described):
+    assert _core.all_described(arguments) is described
+
+
+@pytest.mark.parametrize("name", ["mu", "logvar"])
+def test_what_is_left_over_from_a_transform_counts_as_what_it_was(name):
+    given = {"mu": CODES.clone().requires_grad_(), "logvar": (CODES / 9).requires_grad_()}
+    expected = F.reparametrize_kl(**given, seed=3)
+    for output, wanted in zip(
+        F.reparametrize_kl(**given | {name: left_over(given[name])}, seed=3), expected, strict=True
+    ):
+        assert torch.equal(output, wanted)
+        assert output.requires_grad
+
+
+def test_torch_is_not_asked_to_look_at_arguments_that_memory_describes(monkeypatch):
+    """Nothing but time tells the two ways apart, so what would take it is forbidden."""
+
+    def forbidden(*_):
+        raise AssertionError("torch looks at every argument")
+
+    monkeypatch.setattr(torch.autograd.Function, "apply", forbidden)
+    mu, logvar = CODES.clone().requires_grad_(), CODES.clone().requires_grad_()
+    sum(output.sum() for output in F.reparametrize_kl(mu, logvar)).backward()
+    assert mu.grad is not None
+    with pytest.raises(AssertionError, match="torch looks at every argument"):
+        F.reparametrize_kl(mu.bfloat16(), logvar.bfloat16())
+
+
 def test_the_short_way_is_taken(monkeypatch):
     taken = []
     for operator, function in library.PLAIN_KERNELS.items():

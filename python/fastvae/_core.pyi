@@ -10,6 +10,7 @@ __all__ = [
     "Adam",
     "Dense",
     "__version__",
+    "all_described",
     "bernoulli_backward",
     "bernoulli_forward",
     "fold_in",
@@ -253,6 +254,7 @@ def gaussian_backward(
     grads: tuple[int, int],
     threads: int,
 ) -> None: ...
+def all_described(arguments: tuple[object, ...]) -> bool: ...
 
 # These, and Adam.step, give None, with nothing done, for tensors that are not plain: see
 # fastvae.ops.library.raw.

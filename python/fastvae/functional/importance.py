@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastvae.ops import reparametrize_log_weight as _reparametrize_log_weight
-from fastvae.ops.library import Route, raw, route
+from fastvae.ops.library import Route, applied, raw, route
 from fastvae.ops.noise.seed import Seed, seed_tensor
 from fastvae.ops.validation import as_integer, check_latent_arguments
 
@@ -74,7 +74,7 @@ def reparametrize_log_weight(
         case Route.RAW:
             return raw(_reparametrize_log_weight.schema.reparametrize_log_weight, *arguments)
         case Route.FUNCTION:
-            return _reparametrize_log_weight.autograd.ReparametrizeLogWeight.apply(*arguments)
+            return applied(_reparametrize_log_weight.autograd.ReparametrizeLogWeight, *arguments)
         case Route.REFERENCE:
             return _reparametrize_log_weight.reference.reparametrize_log_weight(*arguments)
 

@@ -12,7 +12,7 @@ from fastvae.ops import gaussian_kl as _gaussian_kl
 from fastvae.ops import reparametrize as _reparametrize
 from fastvae.ops import reparametrize_kl as _reparametrize_kl
 from fastvae.ops.layout import rows_columns
-from fastvae.ops.library import Route, raw, route
+from fastvae.ops.library import Route, applied, raw, route
 from fastvae.ops.noise.seed import Seed, seed_tensor
 from fastvae.ops.validation import (
     as_integer,
@@ -95,7 +95,7 @@ def reparametrize(
         case Route.RAW:
             return raw(_reparametrize.schema.reparametrize, *arguments)
         case Route.FUNCTION:
-            return _reparametrize.autograd.Reparametrize.apply(*arguments)
+            return applied(_reparametrize.autograd.Reparametrize, *arguments)
         case Route.REFERENCE:
             return _reparametrize.reference.reparametrize(*arguments)
 
@@ -171,7 +171,7 @@ def gaussian_kl(
             case Route.RAW:
                 kl = raw(_gaussian_kl.schema.gaussian_kl, mu, logvar, event_dims, kind, *floor)
             case Route.FUNCTION:
-                kl = _gaussian_kl.autograd.GaussianKL.apply(mu, logvar, event_dims, kind, *floor)
+                kl = applied(_gaussian_kl.autograd.GaussianKL, mu, logvar, event_dims, kind, *floor)
             case Route.REFERENCE:
                 kl = _gaussian_kl.reference.gaussian_kl(mu, logvar, event_dims, kind, *floor)
         return _scale(kl, mu, event_dims, reduction)
@@ -185,7 +185,7 @@ def gaussian_kl(
         case Route.RAW:
             kl = raw(_gaussian_kl.schema.gaussian_kl_prior, *tensors, event_dims, kind)
         case Route.FUNCTION:
-            kl = _gaussian_kl.autograd.GaussianKLPrior.apply(*tensors, event_dims, kind)
+            kl = applied(_gaussian_kl.autograd.GaussianKLPrior, *tensors, event_dims, kind)
         case Route.REFERENCE:
             kl = _gaussian_kl.reference.gaussian_kl_prior(*tensors, event_dims, kind)
     return _scale(kl, mu, event_dims, reduction)
@@ -238,7 +238,7 @@ def reparametrize_kl(
         case Route.RAW:
             z, kl = raw(_reparametrize_kl.schema.reparametrize_kl, *arguments)
         case Route.FUNCTION:
-            z, kl = _reparametrize_kl.autograd.ReparametrizeKL.apply(*arguments)
+            z, kl = applied(_reparametrize_kl.autograd.ReparametrizeKL, *arguments)
         case Route.REFERENCE:
             z, kl = _reparametrize_kl.reference.reparametrize_kl(*arguments)
     return z, _scale(kl, mu, event_dims, reduction)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastvae.ops import bernoulli_log_prob as _bernoulli_log_prob
 from fastvae.ops import gaussian_log_prob as _gaussian_log_prob
 from fastvae.ops.layout import OPMATH
-from fastvae.ops.library import Route, raw, route
+from fastvae.ops.library import Route, applied, raw, route
 from fastvae.ops.observed import check_target
 from fastvae.ops.validation import check_event_dims, check_floating, describe, promote
 
@@ -87,7 +87,7 @@ def bernoulli_log_prob(
         case Route.RAW:
             return raw(_bernoulli_log_prob.schema.bernoulli_log_prob, *arguments)
         case Route.FUNCTION:
-            return _bernoulli_log_prob.autograd.BernoulliLogProb.apply(*arguments)
+            return applied(_bernoulli_log_prob.autograd.BernoulliLogProb, *arguments)
         case Route.REFERENCE:
             return _bernoulli_log_prob.reference.bernoulli_log_prob(*arguments)
 
@@ -160,7 +160,7 @@ def gaussian_log_prob(
         case Route.RAW:
             return raw(_gaussian_log_prob.schema.gaussian_log_prob, *arguments)
         case Route.FUNCTION:
-            return _gaussian_log_prob.autograd.GaussianLogProb.apply(*arguments)
+            return applied(_gaussian_log_prob.autograd.GaussianLogProb, *arguments)
         case Route.REFERENCE:
             return _gaussian_log_prob.reference.gaussian_log_prob(*arguments)
 

@@ -174,6 +174,17 @@ def plainly_cuda(argument: Any) -> bool:
     return not isinstance(argument, Tensor)
 
 
+def applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """``function.apply(*arguments)``, where no function transform is active.
+
+    Of each argument torch asks in Python whether it is left over from a transform, which for a small latent
+    takes as long as its arithmetic. A tensor that memory describes is not.
+    """
+    if torch.compiler.is_compiling() or not _core.all_described(arguments):
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+
+
 def autograd_kernel(
     operator: OpOverload[..., Any],
     function: type[torch.autograd.Function],

@@ -13,6 +13,8 @@ pub trait Element: Copy + Send + Sync + 'static {
     type Math: Arithmetic;
     /// 0, to make room with.
     const ZERO: Self;
+    /// Whether most tensors are of it: bodies for several shapes of a tensor are compiled for this dtype alone.
+    const USUAL: bool;
 
     /// Reads sixteen elements from `source[at..]`, with zeros past its end.
     fn load<L: Vectors>(source: &[Self], at: usize) -> Vector<Self, L>;
@@ -21,10 +23,11 @@ pub trait Element: Copy + Send + Sync + 'static {
 }
 
 macro_rules! direct {
-    ($($float:ty),*) => {$(
+    ($($float:ty, $usual:expr;)*) => {$(
         impl Element for $float {
             type Math = $float;
             const ZERO: Self = 0.0;
+            const USUAL: bool = $usual;
 
             #[inline(always)]
             fn load<L: Vectors>(source: &[Self], at: usize) -> Vector<Self, L> {
@@ -44,6 +47,7 @@ macro_rules! narrow {
         impl Element for $half {
             type Math = f32;
             const ZERO: Self = <$half>::ZERO;
+            const USUAL: bool = false;
 
             #[inline(always)]
             fn load<L: Vectors>(source: &[Self], at: usize) -> Vector<Self, L> {
@@ -105,6 +109,6 @@ fn narrow_bf16<W: Words>(value: W::Floats, target: &mut [u16; LANES]) {
     W::from_bits(result).shift_right::<16>().store_u16(target);
 }
 
-direct!(f32, f64);
+direct!(f32, true; f64, false;);
 narrow!(bf16, widen_bf16::<L::U32>, narrow_bf16::<L::U32>);
 narrow!(f16, <L::U32 as Words>::load_f16, <L::U32 as Words>::store_f16);

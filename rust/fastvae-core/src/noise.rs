@@ -209,6 +209,9 @@ pub(crate) type Slot = (usize, usize);
 ///
 /// Not a closure, which cannot be told to be inlined: see [`Kernel`].
 pub(crate) trait Visit<L: Vectors> {
+    /// Whether there is a body for [narrow rows](Visit::rows): code for each number of slots that a row may have.
+    const ROWS: bool = false;
+
     /// Takes the slot that begins at a column of a row, with its noise (zeros where none is wanted).
     fn slot(&mut self, row: usize, column: usize, noise: L::F32);
 
@@ -221,12 +224,11 @@ pub(crate) trait Visit<L: Vectors> {
         one_by_one(self, row, column, noise);
     }
 
-    /// Takes the rows of a span from one on that are two groups of slots together, `PER_ROW` of each.
-    ///
-    /// Worth a body of its own for the same reason.
+    /// Takes rows that are two groups of slots together, `PER_ROW` of each, from the first slot of one on; for the same
+    /// reason.
     #[inline(always)]
-    fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
-        row_by_row::<L, _, PER_ROW>(self, first, noise);
+    fn rows<const PER_ROW: usize>(&mut self, _first: Slot, _noise: [[L::F32; GROUP]; 2]) {
+        unreachable!("there is no body for rows")
     }
 }
 
@@ -246,22 +248,6 @@ pub(crate) fn one_by_one<L: Vectors, V: Visit<L> + ?Sized>(
     }
 }
 
-/// Visits the slots of such rows.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
-pub(crate) fn row_by_row<L: Vectors, V: Visit<L> + ?Sized, const PER_ROW: usize>(
-    visitor: &mut V,
-    first: Slot,
-    noise: [[L::F32; GROUP]; 2],
-) {
-    for i in 0..2 {
-        for j in 0..GROUP {
-            let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
-            visitor.slot(row, column, noise[i][j]);
-        }
-    }
-}
-
 /// Where a slot of rows begins that have so many of them.
 #[inline(always)]
 pub(crate) fn slot_of_rows<const PER_ROW: usize>((row, column): Slot, slot: usize) -> Slot {
@@ -274,12 +260,7 @@ pub(crate) fn slot_of_rows<const PER_ROW: usize>((row, column): Slot, slot: usiz
 #[inline(always)]
 pub(crate) fn walk<L: Vectors, D: Distribution>(noise: &Noise, span: Span, visitor: &mut impl Visit<L>) {
     let keys = noise.keys();
-    let done = match span.columns.div_ceil(LANES) {
-        1 if L::WRITTEN_OUT => walk_rows::<L, D, 1>(noise, &keys, span, visitor),
-        2 if L::WRITTEN_OUT => walk_rows::<L, D, 2>(noise, &keys, span, visitor),
-        4 if L::WRITTEN_OUT => walk_rows::<L, D, 4>(noise, &keys, span, visitor),
-        _ => 0,
-    };
+    let done = walk_narrow::<L, D, _>(noise, &keys, span, visitor);
     if done == span.rows {
         return;
     }
@@ -291,9 +272,28 @@ pub(crate) fn walk<L: Vectors, D: Distribution>(noise: &Noise, span: Span, visit
     }
 }
 
-/// Visits rows of so many slots as long as they fill two groups, and says how many those are.
+/// Visits narrow rows as long as they fill two groups, and says how many those are.
 ///
-/// Narrow latents are what most models have. Where each slot is in a row is then known when this is compiled.
+/// Latents of that size are what most models have.
+#[inline(always)]
+fn walk_narrow<L: Vectors, D: Distribution, V: Visit<L>>(
+    noise: &Noise,
+    keys: &philox::Keys,
+    span: Span,
+    visitor: &mut V,
+) -> usize {
+    if !V::ROWS || !L::WRITTEN_OUT {
+        return 0;
+    }
+    match span.columns.div_ceil(LANES) {
+        1 => walk_rows::<L, D, 1>(noise, keys, span, visitor),
+        2 => walk_rows::<L, D, 2>(noise, keys, span, visitor),
+        4 => walk_rows::<L, D, 4>(noise, keys, span, visitor),
+        _ => 0,
+    }
+}
+
+/// The same for a number of slots in a row that the compiler knows.
 #[inline(always)]
 fn walk_rows<L: Vectors, D: Distribution, const PER_ROW: usize>(
     noise: &Noise,
@@ -583,6 +583,8 @@ impl<D: Distribution> Kernel for FillSpan<'_, D> {
 }
 
 impl<L: Vectors, D: Distribution> Visit<L> for FillSpan<'_, D> {
+    const ROWS: bool = true;
+
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
         let (stretch, at) = self.span.stretch(row, column);

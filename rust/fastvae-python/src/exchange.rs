@@ -185,6 +185,13 @@ pub(crate) fn is_float32(dtype: &Bound<'_, PyAny>) -> bool {
     TORCH.get(dtype.py()).is_some_and(|torch| dtype.is(&torch.float32))
 }
 
+/// Whether an object is a tensor, of any kind.
+pub(crate) fn is_tensor(object: &Bound<'_, PyAny>) -> bool {
+    TORCH
+        .get(object.py())
+        .is_none_or(|torch| object.is_instance(torch.tensor.bind(object.py())).unwrap_or(true))
+}
+
 /// A shape as people write it: a tuple, a list or a `torch.Size` of a few integers that are no subclasses, none
 /// negative.
 pub(crate) fn shape_of(shape: &Bound<'_, PyAny>) -> Option<Vec<usize>> {

@@ -36,11 +36,11 @@ mod _core {
     use crate::operations::noise::{fold_in, levels, normal, permutation, simd_level, uniform};
     #[pymodule_export]
     use crate::operations::plain::{
-        plain_bernoulli_log_prob, plain_bernoulli_log_prob_backward, plain_gather_batch, plain_gaussian_kl,
-        plain_gaussian_kl_backward, plain_gaussian_log_prob, plain_gaussian_log_prob_backward, plain_latent,
-        plain_normal, plain_reparametrize, plain_reparametrize_backward, plain_reparametrize_kl,
-        plain_reparametrize_kl_backward, plain_reparametrize_log_weight,
-        plain_reparametrize_log_weight_backward, plain_uniform,
+        all_described, plain_bernoulli_log_prob, plain_bernoulli_log_prob_backward, plain_gather_batch,
+        plain_gaussian_kl, plain_gaussian_kl_backward, plain_gaussian_log_prob,
+        plain_gaussian_log_prob_backward, plain_latent, plain_normal, plain_reparametrize,
+        plain_reparametrize_backward, plain_reparametrize_kl, plain_reparametrize_kl_backward,
+        plain_reparametrize_log_weight, plain_reparametrize_log_weight_backward, plain_uniform,
     };
     #[pymodule_export]
     use crate::operations::prior::{prior_backward, prior_forward};

@@ -7,9 +7,7 @@ use crate::kl::Ratio;
 use crate::lanes::{Arithmetic, Floats, LANES, Scalar, Vectors, load, store};
 use crate::level::{Kernel, dispatch};
 use crate::math::{Deviation, deviation, deviations};
-use crate::noise::{
-    GROUP, Noise, Normal, Slot, Visit, one_by_one, row_by_row, slot_of_rows, walk, walk_quietly,
-};
+use crate::noise::{GROUP, Noise, Normal, Slot, Visit, one_by_one, slot_of_rows, walk, walk_quietly};
 use crate::split::{Span, for_each, pieces, spans, threads_for};
 use crate::{Execution, Matrix};
 
@@ -102,6 +100,8 @@ struct ForwardSlots<'a, T: Element, L: Vectors, const SAMPLE: bool, const KL: bo
 impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool> Visit<L>
     for ForwardSlots<'_, T, L, SAMPLE, KL, ELEMENTS>
 {
+    const ROWS: bool = T::USUAL && SAMPLE && !ELEMENTS;
+
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
         let Forward { mu, logvar, span, z, kl, .. } = &mut self.work;
@@ -165,10 +165,6 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
     fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
-        if ELEMENTS || !SAMPLE {
-            row_by_row::<L, _, PER_ROW>(self, first, noise);
-            return;
-        }
         let Forward { mu, logvar, span, z, .. } = &mut self.work;
         let span = *span;
         let zero = Vector::<T, L>::splat(T::Math::ZERO);
@@ -310,6 +306,8 @@ struct BackwardSlots<'a, T: Element, const SAMPLE: bool, const KL: bool, const E
 impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS: bool> Visit<L>
     for BackwardSlots<'_, T, SAMPLE, KL, ELEMENTS>
 {
+    const ROWS: bool = T::USUAL && SAMPLE && KL && !ELEMENTS;
+
     #[inline(always)]
     fn slot(&mut self, row: usize, column: usize, noise: L::F32) {
         let Backward { mu, logvar, sample, kl, span, grad_mu, grad_logvar } = &mut self.0;
@@ -375,12 +373,7 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
     #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
     fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
         let Backward { mu, logvar, sample, kl, span, grad_mu, grad_logvar } = &mut self.0;
-        let (Some(mu), Some((_, grad_z)), KlGrad::Rows(grad_kl), true) =
-            (mu, sample, kl, KL && SAMPLE && !ELEMENTS)
-        else {
-            row_by_row::<L, _, PER_ROW>(self, first, noise);
-            return;
-        };
+        let (Some(mu), Some((_, grad_z)), KlGrad::Rows(grad_kl)) = (mu, sample, kl) else { return };
         let span = *span;
         let zero = Vector::<T, L>::splat(T::Math::ZERO);
         for i in 0..2 {

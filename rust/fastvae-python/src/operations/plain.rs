@@ -11,13 +11,13 @@ use super::log_weight::{log_weight_backward, log_weight_forward};
 use super::noise::fill;
 use super::{Strided, check_counters, product};
 use crate::exchange::{
-    Described, InRows, Kind, MOST_AXES, Plain, empty_float32, increment_version, is_float32, shape_of,
-    threads,
+    Described, InRows, Kind, MOST_AXES, Plain, empty_float32, increment_version, is_float32, is_tensor,
+    shape_of, threads,
 };
 use fastvae_core::noise::{Distribution, Normal, Uniform};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyInt;
+use pyo3::types::{PyInt, PyTuple};
 
 /// A tensor that was made.
 type Made<'py> = Bound<'py, PyAny>;
@@ -108,6 +108,12 @@ pub(crate) fn plain_latent(
         && integer_below(event_dims, mu.shape().len() as u64 + 1)
         && integer_below(draw, 1 << 32)
         && integer_below(row_offset, 1 << 63)
+}
+
+/// Whether each of these is a tensor that memory describes, or none.
+#[pyfunction]
+pub(crate) fn all_described(arguments: &Bound<'_, PyTuple>) -> bool {
+    arguments.iter().all(|argument| Described::of(&argument).is_some() || !is_tensor(&argument))
 }
 
 /// Where noise comes from: a seed, a draw, and the number of the first row.
