@@ -38,7 +38,7 @@ const ROW_PIECES: usize = 3;
 const MOST_ROWS: usize = 512;
 
 /// Products that take as long as an element does of the kernels that threads are counted by.
-const PRODUCTS_PER_ELEMENT: usize = 16;
+pub const PRODUCTS_PER_ELEMENT: usize = 16;
 
 /// A layer: `x W^T + b`.
 #[derive(Clone, Copy, Debug)]

@@ -5,13 +5,11 @@
 use super::{execution, run};
 use crate::exchange::{Described, Kind, Known, Plain, empty_float32, threads};
 use crate::memory::{Memory, are_apart};
+use fastvae_core::ops::dense::PRODUCTS_PER_ELEMENT;
 use fastvae_core::ops::{self, Layer, LayerGrad};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
-
-/// Products that take as long as an element of the other operations.
-const PRODUCTS_PER_ELEMENT: usize = 16;
 
 /// The gradients of samples and of parameters, and whether all numbers of the latter are finite.
 type Gradients<'py> = (Option<Bound<'py, PyAny>>, Bound<'py, PyList>, bool);
