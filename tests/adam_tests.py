@@ -165,6 +165,20 @@ class AdamTests:
             reference.step(gradients)
             assert_close(parameters, reference.parameters, step)
 
+    def test_averages_beyond_the_normal_numbers_are_0(self, device):
+        """Processors are slow with those, and where a gradient has ended an average would stay there."""
+        smallest = torch.finfo(torch.float32).smallest_normal
+        of_mean = torch.tensor([0.9, -0.9, 1.1, -1.1]) * smallest / (1 - ROUNDED[0])
+        (parameter,) = parameters = placed([torch.zeros(4)], device)
+        adam = self.adam(parameters, [(RATE, 0.0)], **ADAM)
+        adam.step(ok(device), placed([of_mean], device))
+        assert (parameter == 0).tolist() == [True, True, False, False]
+        # What is left of the others ends too, in the next step.
+        moved = parameter.clone()
+        for _ in range(3):
+            adam.step(ok(device), placed([torch.zeros(4)], device))
+        assert torch.equal(parameter, moved)
+
     def test_a_parameter_without_a_gradient_is_left_alone_and_counts_no_step(self, device):
         parameters = placed(numbers(SIZES, 0), device)
         rates = rates_of(parameters, (RATE, DECAY))

@@ -71,6 +71,11 @@ fn paired<'a>(values: &'a mut [Vec<f32>], gradients: &'a [Vec<f32>]) -> Vec<Opti
 
 const STEPS: u64 = 3;
 
+/// An average, or 0 where it is at the end of the normal numbers.
+fn unless_faded(average: f32) -> f32 {
+    if average.abs() <= f32::MIN_POSITIVE { 0.0 } else { average }
+}
+
 /// The formulas, a number at a time.
 fn expected(case: &Case) -> Vec<Vec<f32>> {
     let mut all = case.tensors(0);
@@ -86,8 +91,8 @@ fn expected(case: &Case) -> Vec<Vec<f32>> {
             let (floor, decay) = ((EPS * spread) as f32, (RATE * Case::decay(tensor)) as f32);
             let gradient = &case.tensors(step)[tensor];
             for ((value, [mean, square]), &g) in values.iter_mut().zip(&mut averages).zip(gradient) {
-                *mean = BETAS[0].mul_add(*mean, (1.0 - BETAS[0]) * g);
-                *square = BETAS[1].mul_add(*square, (1.0 - BETAS[1]) * (g * g));
+                *mean = unless_faded(BETAS[0].mul_add(*mean, (1.0 - BETAS[0]) * g));
+                *square = unless_faded(BETAS[1].mul_add(*square, (1.0 - BETAS[1]) * (g * g)));
                 let kept = (-decay).mul_add(*value, *value);
                 *value = (-rate).mul_add(*mean / (square.sqrt() + floor), kept);
             }

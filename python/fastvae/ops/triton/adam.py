@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastvae.ops.triton.math import LARGEST_32, divide, loaded
+from fastvae.ops.triton.math import LARGEST_32, SMALLEST_NORMAL_32, divide, loaded
 
 __all__ = ["check", "update"]
 
@@ -152,6 +152,12 @@ def quotient(a, b):
 
 
 @triton.jit
+def unless_faded(x):
+    """An average, or 0 at the end of the normal numbers: those beyond move nothing, and are slow."""
+    return tl.where(tl.abs(x) <= SMALLEST_NORMAL_32, 0.0, x)
+
+
+@triton.jit
 def move(
     parameters,
     gradients,
@@ -184,6 +190,7 @@ def move(
         # What is left of 1 is exact: the betas are float32 numbers above 1/2.
         mean = tl.fma(tl.full([CHUNK], BETA1, tl.float32), mean, (1.0 - BETA1) * gradient)
         square = tl.fma(tl.full([CHUNK], BETA2, tl.float32), square, (1.0 - BETA2) * (gradient * gradient))
+        mean, square = unless_faded(mean), unless_faded(square)
         ratio = quotient(mean, root(square) + floor)
         value = tl.fma(tl.zeros([CHUNK], tl.float32) - decay, value, value)
         value = tl.fma(tl.zeros([CHUNK], tl.float32) - step, ratio, value)

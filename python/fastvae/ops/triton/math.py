@@ -99,6 +99,7 @@ EXP_SATURATES_32, EXP_SATURATES_64 = tl.constexpr(110.0), tl.constexpr(760.0)
 """exp is 0 below minus this and infinite above it."""
 LARGEST_32 = tl.constexpr((2.0 - 2.0**-23) * 2.0**127)
 LARGEST_64 = tl.constexpr((2.0 - 2.0**-52) * 2.0**1023)
+SMALLEST_NORMAL_32 = tl.constexpr(2.0**-126)
 
 
 @triton.jit

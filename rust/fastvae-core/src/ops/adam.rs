@@ -1,6 +1,10 @@
 //! Adam, whose step does nothing unless every number is finite.
 //!
 //! The formulas, and so the bits, are those of the Triton kernels for CUDA (`python/fastvae/ops/triton/adam.py`).
+//!
+//! An average that has faded to the end of the normal numbers becomes 0. Where a weight has no gradient for hundreds of steps,
+//! as one of a rare pixel or behind a `ReLU` that gives nothing, its average would fade into the subnormal numbers and,
+//! rounded up each time, stay there: processors take several times as long for these, and nothing moves by them.
 
 use crate::Execution;
 use crate::lanes::{Floats, LANES, Vectors, load, store};
@@ -222,10 +226,13 @@ impl Kernel for Move<'_> {
         // Exact, as the betas are above 1/2.
         let [take_mean, take_square] = betas.map(|beta| splat(1.0 - beta));
         let (step, floor, decay) = (splat(-step), splat(floor), splat(-decay));
+        let (least, zero) = (splat(f32::MIN_POSITIVE), splat(0.0));
         for at in (0..values.len()).step_by(LANES) {
             let g = load::<L::F32>(gradient, at);
             let mean = keep_mean.fma(load(means, at), take_mean.mul(g));
+            let mean = mean.select_within(least, zero, mean);
             let square = keep_square.fma(load(squares, at), take_square.mul(g.mul(g)));
+            let square = square.select_within(least, zero, square);
             let ratio = mean.div(square.sqrt().add(floor));
             let value = load::<L::F32>(values, at);
             store(mean, means, at);
