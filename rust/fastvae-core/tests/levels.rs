@@ -182,6 +182,22 @@ fn the_bits_are_those_of_other_processors() {
     assert_eq!(number_of::<f16>(&case), 0x299c_18d6_1144_75dc);
 }
 
+/// Narrow rows are taken several at a time, by code for each number of vectors in a row; what is left of them is not.
+#[test]
+fn narrow_rows_have_the_same_bits_however_many_there_are() {
+    let (rows, columns): (&[usize], &[usize]) = if cfg!(miri) {
+        (&[9], &[5, 31])
+    } else {
+        (&[1, 2, 3, 4, 7, 8, 9, 17], &[1, 15, 16, 17, 31, 32, 33, 48, 49, 63, 64, 65])
+    };
+    for (&rows, &columns) in rows.iter().flat_map(|rows| columns.iter().map(move |columns| (rows, columns))) {
+        for extent in [Extent::Ordinary, Extent::Extreme] {
+            let distances = [0, 1, 2, 3, 4, 5].map(|gap| Distance::Gap(gap * 7));
+            check_all::<f32>(&Case { shape: (rows, columns), distances, seed: 7, extent });
+        }
+    }
+}
+
 /// Threads that are lent, and those that a kernel starts where it is lent none.
 #[test]
 fn threads_give_the_same_bits_lent_or_started() {
