@@ -373,7 +373,9 @@ impl<T: Element, L: Vectors, const SAMPLE: bool, const KL: bool, const ELEMENTS:
     #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
     fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
         let Backward { mu, logvar, sample, kl, span, grad_mu, grad_logvar } = &mut self.0;
-        let (Some(mu), Some((_, grad_z)), KlGrad::Rows(grad_kl)) = (mu, sample, kl) else { return };
+        let (Some(mu), Some((_, grad_z)), KlGrad::Rows(grad_kl)) = (mu, sample, kl) else {
+            unreachable!("this is the body of a latent with all of them")
+        };
         let span = *span;
         let zero = Vector::<T, L>::splat(T::Math::ZERO);
         for i in 0..2 {
