@@ -209,7 +209,7 @@ pub(crate) type Slot = (usize, usize);
 ///
 /// Not a closure, which cannot be told to be inlined: see [`Kernel`].
 pub(crate) trait Visit<L: Vectors> {
-    /// Whether there is a body for [narrow rows](Visit::rows): code for each number of slots that a row may have.
+    /// Whether narrow rows are [taken together](Visit::rows): code for each number of slots that a row may have.
     const ROWS: bool = false;
 
     /// Takes the slot that begins at a column of a row, with its noise (zeros where none is wanted).
@@ -227,8 +227,14 @@ pub(crate) trait Visit<L: Vectors> {
     /// Takes rows that are two groups of slots together, `PER_ROW` of each, from the first slot of one on; for the same
     /// reason.
     #[inline(always)]
-    fn rows<const PER_ROW: usize>(&mut self, _first: Slot, _noise: [[L::F32; GROUP]; 2]) {
-        unreachable!("there is no body for rows")
+    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
+    fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
+        for i in 0..2 {
+            for j in 0..GROUP {
+                let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
+                self.slot(row, column, noise[i][j]);
+            }
+        }
     }
 }
 
@@ -599,18 +605,6 @@ impl<L: Vectors, D: Distribution> Visit<L> for FillSpan<'_, D> {
         for i in 0..2 {
             for j in 0..GROUP {
                 store(noise[i][j], target, (i * GROUP + j) * LANES);
-            }
-        }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "an iterator takes an array of vectors through memory")]
-    fn rows<const PER_ROW: usize>(&mut self, first: Slot, noise: [[L::F32; GROUP]; 2]) {
-        for i in 0..2 {
-            for j in 0..GROUP {
-                let (row, column) = slot_of_rows::<PER_ROW>(first, i * GROUP + j);
-                let (stretch, at) = self.span.stretch(row, column);
-                store(noise[i][j], &mut self.target[stretch], at);
             }
         }
     }
