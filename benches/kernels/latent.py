@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +31,29 @@ def kl_build(size: str) -> Build:
     return lambda name: kl_candidate(name, size)
 
 
+EMPTY = "an empty function"
+
+
+class Empty(torch.autograd.Function):
+    """Results and gradients that are there already: what remains is what torch takes for any function."""
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(mu, logvar)
+        return mu.detach(), logvar.detach()[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.saved_tensors  # noqa: B018 -- they are unpacked here
+        return grad_z, grad_z
+
+
+def empty_candidate(size: str) -> harness.Candidate:
+    """The one that is not checked: it computes nothing."""
+    tensors = bench_latent.inputs(*bench_latent.SIZES[size])
+    return bench_latent.candidate(EMPTY, Empty.apply, "both", tensors)
+
+
 def largest_targets(processor: Processor) -> Sequence[Target]:
     if processor.generation.startswith("Zen"):
         return (Target(12),)
@@ -37,13 +61,17 @@ def largest_targets(processor: Processor) -> Sequence[Target]:
 
 
 def kl_comparison(
-    size: str, targets: Callable[[Processor], Sequence[Target]], *, quick: bool = True
+    size: str,
+    targets: Callable[[Processor], Sequence[Target]],
+    *,
+    others: Mapping[str, Build] = MappingProxyType({}),
+    quick: bool = True,
 ) -> Comparison:
     return Comparison(
         name=f"reparametrize_kl-{size}",
         title=f"`reparametrize_kl`, {size}",
         kind="forward and backward",
-        candidates={name: kl_build(size) for name in bench_latent.STEPS},
+        candidates={name: kl_build(size) for name in bench_latent.STEPS} | dict(others),
         targets=targets,
         quick=quick,
     )
@@ -121,7 +149,7 @@ def check_weights(
 
 
 COMPARISONS = [
-    kl_comparison("128x32", lambda _: (Target(3),)),
+    kl_comparison("128x32", lambda _: (Target(3),), others={EMPTY: lambda _: empty_candidate("128x32")}),
     kl_comparison("1024x128", lambda _: (Target(5), Target(10, COMPILED))),
     kl_comparison("64x16384", lambda _: (Target(9),)),
     kl_comparison("4096x4096", largest_targets, quick=False),

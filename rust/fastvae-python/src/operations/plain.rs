@@ -17,7 +17,7 @@ use crate::exchange::{
 use fastvae_core::noise::{Distribution, Normal, Uniform};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyTuple};
+use pyo3::types::{PyInt, PyString, PyTuple};
 
 /// A tensor that was made.
 type Made<'py> = Bound<'py, PyAny>;
@@ -113,7 +113,13 @@ pub(crate) fn plain_latent(
 /// Whether each of these is a tensor that memory describes, or none.
 #[pyfunction]
 pub(crate) fn all_described(arguments: &Bound<'_, PyTuple>) -> bool {
-    arguments.iter().all(|argument| Described::of(&argument).is_some() || !is_tensor(&argument))
+    arguments.iter().all(|argument| {
+        // To ask whether a number is a tensor takes longer than all there is to know of one.
+        argument.is_exact_instance_of::<PyInt>()
+            || argument.is_exact_instance_of::<PyString>()
+            || Described::of(&argument).is_some()
+            || !is_tensor(&argument)
+    })
 }
 
 /// Where noise comes from: a seed, a draw, and the number of the first row.
