@@ -7,7 +7,6 @@ one that cannot be had (no compiler, too few cores) is a row that says why.
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +89,7 @@ class Comparison:
     threads : int, optional
         All that torch takes unless given; 0 where the candidates choose.
     variables : mapping
-        Environment variables that have to be set before fastvae is imported: it is then measured, all
-        candidates of it, in a process of its own.
+        Environment variables that have to be set before fastvae is imported.
     quick : bool
         Whether it is small enough for a look.
     """
@@ -104,9 +102,6 @@ class Comparison:
     threads: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     quick: bool = True
-
-    def needs_child(self) -> bool:
-        return any(os.environ.get(name) != value for name, value in self.variables.items())
 
 
 def measure(

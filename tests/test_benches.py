@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,14 +183,6 @@ def test_thread_counts_are_set_and_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_level_that_is_not_set_needs_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Comparison("one", "", "forward", {}, variables={"FASTVAE_SIMD": "avx2"})
-    monkeypatch.delenv("FASTVAE_SIMD", raising=False)
-    assert one.needs_child()
-    monkeypatch.setenv("FASTVAE_SIMD", "avx2")
-    assert not one.needs_child()
-
-
 @pytest.mark.parametrize(
     ("processor", "expected"), [(ZEN4, [6, 12]), (XEON, [4.2, 9]), (Processor("M2"), [])]
 )
@@ -272,21 +266,37 @@ def test_a_wrong_step_is_not_timed() -> None:
         kernels.step.check_model("weighted", model, weighted)
 
 
-def test_bench_kernels_writes_every_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def small(name: str, first: str) -> Comparison:
+def test_bench_kernels_writes_every_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def small(name: str, first: str, **variables: str) -> Comparison:
         return Comparison(
             name=name,
             title=f"title of {name}",
             kind="forward",
             candidates={first: _candidate, "fastvae": _candidate},
             targets=lambda _: (Target(1e6, first),),
+            variables=variables,
         )
 
-    comparisons = {"gather": small("gather", "eager torch"), "step": small("step", "dense layers alone")}
+    comparisons = {
+        "gather": small("gather", "eager torch"),
+        "step": small("step", "dense layers alone", A="b"),
+    }
     monkeypatch.setattr(bench_kernels, "COMPARISONS", comparisons)
+    in_own_process = []
+
+    def child(script: str, *arguments: str, variables: Mapping[str, str]) -> Any:
+        in_own_process.append((Path(script).name, variables))
+        assert bench_kernels.main(arguments) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    monkeypatch.setattr(harness, "in_child", child)
     assert bench_kernels.main(["--quick", "--threads", "1", "--output-dir", str(tmp_path)]) == 0
+    assert in_own_process == [("bench_kernels.py", {}), ("bench_kernels.py", {"A": "b"})]
     with (tmp_path / "kernels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    assert len({(row["date"], row["load"]) for row in rows}) == 1
     assert [(row["comparison"], row["candidate"]) for row in rows] == [
         ("gather", "eager torch"),
         ("gather", "fastvae"),
