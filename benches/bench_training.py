@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import importlib.util
 import io
 import json
@@ -296,6 +295,7 @@ def run(
     source = machine.provenance(["torch", "fastvae"])
     rows = []
     names = [name for name in TRAININGS if not missing(name)]
+    versions = {name: version(name) for name in TRAININGS}
     for key in chosen:
         configuration = CONFIGURATIONS[key]
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -317,7 +317,7 @@ def run(
                 "threads": threads,
                 **(summary(runs, name, samples) if name in runs else {}),
                 **judge([target for target in configuration.targets if target.of == name], timings(runs)),
-                "version": version(name),
+                "version": versions[name],
                 "note": missing(name),
             }
             print(line(row), flush=True)
@@ -365,10 +365,10 @@ def bounds(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def version(name: str) -> str:
+    """That of the package a candidate is of; nothing where it is not installed."""
     if missing(name):
         return ""
-    package = name if name in {PYTHAE, FASTVAE} else "torch"
-    return torch.__version__ if package == "torch" else importlib.metadata.version(package)
+    return machine.version(name if name in {PYTHAE, FASTVAE} else "torch")
 
 
 def line(row: dict[str, Any]) -> str:

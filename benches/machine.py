@@ -135,7 +135,7 @@ def provenance(packages: Iterable[str]) -> dict[str, object]:
         "load": load,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
+        **{package: version(package) for package in packages},
         "commit": os.environ.get("FASTVAE_COMMIT") or _commit(),
     }
 
@@ -147,7 +147,8 @@ def _commit() -> str:
     return f"{commit}+changes" if commit and changed else commit
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """That of an installed package."""
     # A package's own word first: the package index does not say whether torch is the CPU or a CUDA build.
     own = getattr(sys.modules.get(package), "__version__", None)
     return str(own or importlib.metadata.version(package))
