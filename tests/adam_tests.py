@@ -179,6 +179,11 @@ class AdamTests:
             adam.step(ok(device), placed([torch.zeros(4)], device))
         assert torch.equal(parameter, moved)
 
+    def test_zeros_keep_their_sign(self, device):
+        (parameter,) = parameters = placed([torch.tensor([0.0, -0.0])], device)
+        self.adam(parameters, [(RATE, 0.0)], **ADAM).step(ok(device), placed([torch.zeros(2)], device))
+        assert torch.signbit(parameter).tolist() == [False, True]
+
     def test_a_parameter_without_a_gradient_is_left_alone_and_counts_no_step(self, device):
         parameters = placed(numbers(SIZES, 0), device)
         rates = rates_of(parameters, (RATE, DECAY))

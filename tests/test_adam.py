@@ -179,7 +179,7 @@ def test_memory_that_was_freed_is_not_read(of):
     assert torch.equal(weight, torch.ones(3))
 
 
-def test_methods_that_are_called_on_the_way_cannot_free_what_is_written_to():
+def test_attributes_that_hide_methods_cannot_free_what_is_written_to():
     weight, gradient, output = torch.ones(1000), torch.ones(1000), torch.ones(3)
 
     def untyped_storage():
@@ -188,7 +188,9 @@ def test_methods_that_are_called_on_the_way_cannot_free_what_is_written_to():
 
     output.untyped_storage = untyped_storage
     adam = _core.Adam((0.9, 0.999), 1e-8, [(1000, RATE, 0.0)])
-    assert adam.step([weight], [gradient], [output]) is None
+    assert adam.step([weight], [gradient], [output]) is not None
+    assert weight.untyped_storage().nbytes() == 4000
+    assert (weight < 1).all()
 
 
 def test_a_parameter_that_got_other_strides_goes_on_as_it_was():

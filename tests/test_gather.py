@@ -93,6 +93,8 @@ def test_every_batch_is_that_of_the_plain_operations(
     memory = memory if dtype is torch.uint8 else (memory / 255).to(dtype)
     data = memory[:, :columns].unflatten(1, shape) if shape else memory[:, 0]
     index = torch.randint(0, samples, (batch,), generator=generator)
+    if kind and dtype is torch.uint8:
+        data_max = data_max or 255
     options = {"data_max": data_max, "binarize": kind, "seed": seed, "draw": draw, "dtype": result}
     got = F.gather_batch(data, index, **options)
     assert got.is_contiguous()
@@ -185,6 +187,19 @@ def test_a_lazily_negated_view_is_read_with_its_sign():
     assert same(F.gather_batch(data, torch.tensor([2, 1])), data[[2, 1]].resolve_neg())
 
 
+def test_out_index_and_rows_may_be_stored_with_the_opposite_sign():
+    memory, index, rows = torch.zeros(2, 3), torch.tensor([2, 1]), torch.tensor([7, 5])
+    out, data = torch._neg_view(memory), grays(4, 3)
+    assert F.gather_batch(data, torch._neg_view(-index), out=out) is out
+    assert same(out.resolve_neg(), data[index])
+    assert same(-memory, data[index])
+    options = {"seed": SEED, "binarize": "dynamic"}
+    drawn = F.gather_batch(data, index, rows=torch._neg_view(-rows), **options)
+    assert same(drawn, F.gather_batch(data, index, rows=rows, **options))
+    with pytest.raises(IndexError, match="got -2"):
+        F.gather_batch(data, torch._neg_view(index))
+
+
 def test_a_strided_index():
     index = torch.stack([INDEX, INDEX.flip(0)], 1)[:, 0]
     assert same(F.gather_batch(DATA, index), DATA[INDEX].float())
@@ -242,8 +257,18 @@ def test_the_seed_is_taken_as_everywhere():
 def test_nothing_is_drawn_where_nothing_is_random():
     state = torch.get_rng_state()
     F.gather_batch(DATA, INDEX)
-    F.gather_batch(DATA, INDEX, binarize="threshold")
+    F.gather_batch(DATA, INDEX, data_max=255, binarize="threshold")
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "threshold"])
+def test_bytes_that_become_binary_have_a_value_that_is_1(kind):
+    """Without one, any gray is a 1."""
+    with pytest.raises(ValueError, match=r"needs data_max, .*=255 for pixels, data_max=1 where"):
+        F.gather_batch(DATA, INDEX, binarize=kind, seed=SEED)
+    binary = (DATA > 99).to(torch.uint8)
+    assert same(F.gather_batch(binary, INDEX, data_max=1, binarize=kind, seed=SEED), binary[INDEX].float())
+    assert same(F.gather_batch(DATA > 99, INDEX, binarize=kind, seed=SEED), binary[INDEX].float())
 
 
 # A given tensor
@@ -385,7 +410,11 @@ def test_inputs_that_do_not_fit(data, index, error, message):
         ({"binarize": "dynamic", "draw": 1.0}, TypeError, "draw must be an integer"),
         ({"binarize": "dynamic", "rows": [1]}, TypeError, "rows must be an int64 tensor"),
         ({"binarize": "dynamic", "rows": INDEX[:3]}, ValueError, r"one number per sample, shape \(6,\)"),
-        ({"binarize": "dynamic", "rows": -INDEX}, ValueError, r"rows must lie in \[0, 2\^63\), got -29"),
+        (
+            {"data_max": 255, "binarize": "dynamic", "rows": -INDEX},
+            ValueError,
+            r"rows must lie in \[0, 2\^63\), got -29",
+        ),
     ],
 )
 def test_options_that_do_not_fit(options, error, message):
@@ -419,6 +448,14 @@ def test_a_freed_storage_is_noticed():
     data.untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="resized or freed"):
         F.gather_batch(data, INDEX)
+
+
+@pytest.mark.parametrize("size", [4, 4 * 6 * 35 - 1])
+def test_nothing_is_written_past_the_storage_of_out(size):
+    out = torch.zeros(len(INDEX), 35)
+    out.untyped_storage().resize_(size)
+    with pytest.raises(RuntimeError, match="resized or freed"):
+        F.gather_batch(pixels(30, 35), INDEX, out=out)
 
 
 # What torch does to functions

@@ -229,6 +229,25 @@ def test_out_may_be_stored_with_the_opposite_sign(draw):
 
 
 @pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_rows_may_be_stored_with_the_opposite_sign(draw):
+    rows = torch.tensor([3, 1, 7])
+    assert same(draw((3, 5), 4, rows=torch._neg_view(-rows)), draw((3, 5), 4, rows=rows))
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_out_that_loses_its_memory_while_the_seed_is_drawn_is_not_written_to(draw):
+    out = torch.zeros(1000, 6)
+
+    def seed():
+        out.untyped_storage().resize_(0)
+        return torch.tensor(1)
+
+    plain = {noise.normal: _core.plain_normal, noise.uniform: _core.plain_uniform}[draw]
+    with pytest.raises(RuntimeError, match="out was changed"):
+        plain((1000, 6), None, 0, 0, 1, out, seed)
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
 def test_out_is_compiled_mapped_and_filled_by_the_reference_alike(draw):
     expected = draw((3, 5), 4)
     outs = torch.zeros(3, 3, 5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastvae import _core
+from fastvae import _core, noise
 from fastvae import functional as F
 from fastvae.ops import (
     bernoulli_log_prob,
@@ -227,6 +227,23 @@ def test_what_is_not_plain_is_left_to_the_long_way(name):
         assert several(tensor, tensor, SEED, 2, 5, 1, 3) is None
         gather = library.PLAIN_KERNELS[gather_batch.schema.gather_batch]
         assert gather(tensor, torch.tensor([0]), None, None, 0, None, "none", torch.float32) is None
+
+
+def test_attributes_that_hide_methods_are_not_called():
+    """They could change a tensor whose address is known already."""
+    mu, logvar, seed, out = torch.randn(6, 18), torch.randn(6, 18), torch.tensor(3), torch.zeros(6, 18)
+    expected = F.reparametrize_kl(mu, logvar, seed=3), noise.normal((6, 18), 3)
+
+    def called(*_):
+        raise AssertionError
+
+    for tensor in (mu, logvar, seed, out):
+        for name in ("untyped_storage", "storage_offset", "is_neg", "new_empty"):
+            setattr(tensor, name, called)
+    z, kl = library.PLAIN_KERNELS[LATENT[0]](mu, logvar, seed, 0, 0, 1, "sample")
+    assert_same((z, kl), expected[0])
+    assert _core.plain_normal((6, 18), seed, 0, 0, 1, out, called) is out
+    assert_same(out, expected[1])
 
 
 def seed_beyond_its_storage(size: int) -> torch.Tensor:

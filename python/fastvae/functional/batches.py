@@ -49,6 +49,7 @@ def gather_batch(
         int64, ``(B,)``, on the device of the data: which samples, in any order, also repeatedly.
     data_max : float, optional
         What values are divided by: 255 for pixels. The quotient is the float32 nearest to the exact one.
+        uint8 that is to be binarized needs one: 1 where it is 0 or 1.
     binarize : {"dynamic", "threshold"}, optional
         1 with the probability of the value and else 0, or 1 for a value above 0.5 and else 0.
     seed : int, int64 tensor, torch.Generator or None
@@ -109,6 +110,11 @@ def gather_batch(
         kind, key, rows = binarize, None, None
     else:
         raise ValueError(f"{_NAME}: binarize must be 'dynamic', 'threshold' or None, got {binarize!r}")
+    if kind != "none" and data_max is None and data.dtype is torch.uint8:
+        raise ValueError(
+            f"{_NAME}: uint8 data that is binarized needs data_max, the value that is 1: data_max=255 for "
+            "pixels, data_max=1 where data is 0 or 1"
+        )
     if transforms_active():
         batch = reference.gather_batch(data, index, rows, key, draw, data_max, kind, dtype)
         return batch if out is None else _check_out(out, data, index, dtype).copy_(batch)

@@ -338,7 +338,7 @@ def numbers_on(device: torch.device, name: str, numbers: Tensor, count: int) -> 
             f"{name} must be {count} int64 numbers on {device}, got {numbers.dtype} of shape "
             f"{tuple(numbers.shape)} on {numbers.device}"
         )
-    numbers = numbers.contiguous()
+    numbers = numbers.resolve_neg().contiguous()
     address(numbers)
     return numbers
 

@@ -124,6 +124,17 @@ struct Torch {
     float32_cpu: Py<PyDict>,
     increment_version: Py<PyAny>,
     get_num_threads: Py<PyAny>,
+    /// Methods as their classes have them: an attribute of one tensor that hides one must not run between the look at
+    /// an address and its use.
+    methods: Methods,
+}
+
+struct Methods {
+    untyped_storage: Py<PyAny>,
+    storage_offset: Py<PyAny>,
+    is_neg: Py<PyAny>,
+    new_empty: Py<PyAny>,
+    nbytes: Py<PyAny>,
 }
 
 static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
@@ -136,6 +147,13 @@ pub(crate) fn use_torch_tensors(torch: &Bound<'_, PyAny>) -> PyResult<bool> {
     let Some(describe) = find_describe(&tensor) else { return Ok(false) };
     let float32 = torch.getattr("float32")?;
     let options = [("dtype", float32.clone()), ("device", torch.call_method1("device", ("cpu",))?)];
+    let methods = Methods {
+        untyped_storage: tensor.getattr("untyped_storage")?.unbind(),
+        storage_offset: tensor.getattr("storage_offset")?.unbind(),
+        is_neg: tensor.getattr("is_neg")?.unbind(),
+        new_empty: tensor.getattr("new_empty")?.unbind(),
+        nbytes: torch.getattr("UntypedStorage")?.getattr("nbytes")?.unbind(),
+    };
     let found = Torch {
         describe,
         tensor: tensor.unbind(),
@@ -150,6 +168,7 @@ pub(crate) fn use_torch_tensors(torch: &Bound<'_, PyAny>) -> PyResult<bool> {
             .getattr("increment_version")?
             .unbind(),
         get_num_threads: torch.getattr("get_num_threads")?.unbind(),
+        methods,
     };
     TORCH.get_or_init(torch.py(), || found);
     Ok(true)
@@ -228,6 +247,11 @@ pub(crate) fn increment_version(tensor: &Bound<'_, PyAny>) -> PyResult<()> {
         torch.increment_version.bind(tensor.py()).call1((tensor,))?;
     }
     Ok(())
+}
+
+/// What a method that takes no arguments says of an object.
+fn ask<'py>(method: &Py<PyAny>, object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    method.bind(object.py()).call1((object,)).ok()
 }
 
 /// The address of a tensor that torch made, which is what was asked for.
@@ -340,16 +364,15 @@ impl<'a, 'py> Plain<'a, 'py> {
     /// The tensor, if it is plain.
     pub(crate) fn of(object: &'a Bound<'py, PyAny>) -> Option<Self> {
         let described = Described::of(object)?;
-        let py = object.py();
-        let storage = object.call_method0(intern!(py, "untyped_storage")).ok()?;
-        let bytes: usize = storage.call_method0(intern!(py, "nbytes")).ok()?.extract().ok()?;
-        let offset: usize = object.call_method0(intern!(py, "storage_offset")).ok()?.extract().ok()?;
+        let methods = &TORCH.get(object.py())?.methods;
+        let bytes: usize = ask(&methods.nbytes, &ask(&methods.untyped_storage, object)?)?.extract().ok()?;
+        let offset: usize = ask(&methods.storage_offset, object)?.extract().ok()?;
         let end = offset.checked_add(described.extent()?)?.checked_mul(described.kind.size())?;
-        let negated: bool = object.call_method0(intern!(py, "is_neg")).ok()?.extract().ok()?;
+        let negated: bool = ask(&methods.is_neg, object)?.extract().ok()?;
         (end <= bytes && !negated).then_some(Self { object, described })
     }
 
-    /// What it is, if it is what it was: to see that a tensor is plain runs methods in Python, which may change others.
+    /// What it is, if it is what it was, for whoever ran anything in Python since.
     pub(crate) fn now(&self) -> Option<&Described> {
         (Described::of(self.object)? == self.described).then_some(&self.described)
     }
@@ -389,10 +412,17 @@ impl<'a, 'py> Plain<'a, 'py> {
         kind: Kind,
     ) -> PyResult<(Bound<'py, PyAny>, usize)> {
         let py = self.object.py();
+        let torch = TORCH.get(py).ok_or_else(|| PyRuntimeError::new_err("torch is not known"))?;
+        let mut arguments = Vec::with_capacity(1 + MOST_AXES);
+        arguments.push(self.object.clone());
         // torch takes longer to read a tuple than numbers, of which it wants at least one.
-        let sizes =
-            if shape.is_empty() { PyTuple::new(py, [PyTuple::empty(py)])? } else { PyTuple::new(py, shape)? };
-        let new = self.object.call_method(intern!(py, "new_empty"), sizes, options)?;
+        if shape.is_empty() {
+            arguments.push(PyTuple::empty(py).into_any());
+        }
+        for &size in shape {
+            arguments.push(size.into_pyobject(py)?.into_any());
+        }
+        let new = torch.methods.new_empty.bind(py).call(PyTuple::new(py, arguments)?, options)?;
         let address = address_of_made(&new, shape, kind)?;
         Ok((new, address))
     }
@@ -410,8 +440,9 @@ pub(crate) struct Known {
 impl Known {
     /// The tensor, if it is plain.
     pub(crate) fn of(tensor: &Bound<'_, PyAny>) -> Option<Self> {
-        let storage = tensor.call_method0(intern!(tensor.py(), "untyped_storage")).ok()?;
-        let bytes = storage.call_method0(intern!(tensor.py(), "nbytes")).ok()?.extract().ok()?;
+        let methods = &TORCH.get(tensor.py())?.methods;
+        let storage = ask(&methods.untyped_storage, tensor)?;
+        let bytes = ask(&methods.nbytes, &storage)?.extract().ok()?;
         let described = Plain::of(tensor)?.described;
         Some(Self { tensor: tensor.clone().unbind(), storage: storage.unbind(), bytes, described })
     }
@@ -424,8 +455,9 @@ impl Known {
 
     /// Whether it is where it was, of the same shape and sign, and its storage as large.
     pub(crate) fn is_unchanged(&self, py: Python<'_>) -> bool {
-        let bytes = self.storage.bind(py).call_method0(intern!(py, "nbytes")).ok();
-        let negated = self.tensor.bind(py).call_method0(intern!(py, "is_neg")).ok();
+        let Some(Torch { methods, .. }) = TORCH.get(py) else { return false };
+        let bytes = ask(&methods.nbytes, self.storage.bind(py));
+        let negated = ask(&methods.is_neg, self.tensor.bind(py));
         bytes.and_then(|bytes| bytes.extract().ok()) == Some(self.bytes)
             && negated.and_then(|negated| negated.extract().ok()) == Some(false)
             && self.now(py).is_some()

@@ -59,6 +59,10 @@ def gather_batch_into(
             f"out must be contiguous, of shape {(index.shape[0], *data.shape[1:])} on the CPU, got "
             f"{tuple(out.shape)} with strides {out.stride()} on {out.device}"
         )
+    if out.is_neg():
+        # Its memory holds the opposite sign.
+        out.copy_(gather_batch(data, index, rows, seed, draw, data_max, binarize, out.dtype))
+        return
     _gather(data, index, rows, seed, draw, data_max, binarize, out)
     # The kernel writes behind autograd's back: a backward that kept the old batch has to fail, as it does for
     # torch's own in-place operations.
@@ -104,7 +108,7 @@ def _gather(
         data_max,
         BINARIZE_CODES[binarize],
         noise,
-        out.data_ptr(),
+        address(out),
         torch.get_num_threads(),
     )
 
@@ -127,7 +131,7 @@ def _numbers(name: str, numbers: Tensor, count: int) -> Tensor:
             f"{name} must be {count} int64 numbers on the CPU, got {numbers.dtype} of shape "
             f"{tuple(numbers.shape)} on {numbers.device}"
         )
-    return numbers.contiguous()
+    return numbers.resolve_neg().contiguous()
 
 
 def _check_range(index: Tensor, samples: int) -> None:

@@ -49,6 +49,10 @@ def gather_batch_into(
             f"out must be contiguous, of shape {shape} on {data.device}, got {tuple(out.shape)} with strides "
             f"{out.stride()} on {out.device}"
         )
+    if out.is_neg():
+        # Its memory holds the opposite sign.
+        out.copy_(gather_batch(data, index, rows, seed, draw, data_max, binarize, out.dtype))
+        return
     _gather(data, index, rows, seed, draw, data_max, binarize, out)
     # The kernel writes behind autograd's back: a backward that kept the old batch has to fail, as it does for
     # torch's own in-place operations.

@@ -100,7 +100,7 @@ def _checked(row_ids: Tensor, rows: int) -> Tensor:
             f"row_ids must be {rows} int64 numbers on the CPU, got {row_ids.numel()} of {row_ids.dtype} on "
             f"{row_ids.device}"
         )
-    return row_ids.contiguous()
+    return row_ids.resolve_neg().contiguous()
 
 
 kernel(schema.normal, "CPU")(new_matrix(_core.normal))

@@ -62,6 +62,12 @@ def given_matrix(*, normal: bool) -> Callable[..., None]:
                 f"out must be {rows * columns} contiguous float32 numbers on {seed.device}, got "
                 f"{out.numel()} of {out.dtype} with strides {out.stride()} on {out.device}"
             )
+        if out.is_neg():
+            # Its memory holds the opposite sign.
+            values = torch.empty_like(out, memory_format=torch.contiguous_format)
+            _fill(values, rows, columns, seed, draw, row_offset, row_ids, normal=normal)
+            out.copy_(values)
+            return
         _fill(out, rows, columns, seed, draw, row_offset, row_ids, normal=normal)
         # The kernel writes behind autograd's back: a backward that kept the old values has to fail, as it
         # does for torch's own in-place operations.

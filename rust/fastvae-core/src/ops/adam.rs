@@ -225,7 +225,8 @@ impl Kernel for Move<'_> {
         let [keep_mean, keep_square] = betas.map(splat);
         // Exact, as the betas are above 1/2.
         let [take_mean, take_square] = betas.map(|beta| splat(1.0 - beta));
-        let (step, floor, decay) = (splat(-step), splat(floor), splat(-decay));
+        // A difference: without decay it is 0 and not -0, and a weight of -0 stays what it is.
+        let (step, floor, decay) = (splat(-step), splat(floor), splat(0.0 - decay));
         let (least, zero) = (splat(f32::MIN_POSITIVE), splat(0.0));
         for at in (0..values.len()).step_by(LANES) {
             let g = load::<L::F32>(gradient, at);

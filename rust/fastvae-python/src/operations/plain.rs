@@ -15,6 +15,7 @@ use crate::exchange::{
     shape_of, threads,
 };
 use fastvae_core::noise::{Distribution, Normal, Uniform};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString, PyTuple};
@@ -708,7 +709,8 @@ fn matrix<'py, D: Distribution>(
             if plain.kind != Kind::F32 || plain.shape() != sizes || plain.requires_grad()? {
                 return Ok(None);
             }
-            Some((out, some!(plain.contiguous())))
+            some!(plain.contiguous());
+            Some((out, plain))
         }
         None => None,
     };
@@ -718,12 +720,19 @@ fn matrix<'py, D: Distribution>(
     } else {
         some!(seed_bits(seed))
     };
+    let threads = threads(py)?;
+    let is_new = given.is_none();
     let (values, address) = match given {
-        Some((out, address)) => (out.clone(), address),
+        // What drew the seed ran in Python.
+        Some((out, plain)) => {
+            let address = plain.now().and_then(Described::contiguous);
+            let changed = || PyRuntimeError::new_err("out was changed while its noise was drawn");
+            (out.clone(), address.ok_or_else(changed)?)
+        }
         None => empty_float32(py, shape, &sizes)?,
     };
-    fill::<D>(py, address, (rows, columns), seed, draw, row_offset, 0, threads(py)?)?;
-    if given.is_some() {
+    fill::<D>(py, address, (rows, columns), seed, draw, row_offset, 0, threads)?;
+    if !is_new {
         increment_version(&values)?;
     }
     Ok(Some(values))
