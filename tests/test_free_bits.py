@@ -170,6 +170,22 @@ def test_a_group_at_its_floor_is_free():
     assert torch.autograd.grad(kl, mu)[0].tolist() == [[0.0, 0.0, 2.0]]
 
 
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_what_is_free_passes_no_infinite_gradient_on(group_size):
+    """In the kernel, in the reference, and in autograd's own backward of that."""
+    mu = torch.tensor([[0.01, 0.02, 2.0, 0.01]], requires_grad=True)
+    logvar, upstream = torch.zeros(1, 4, requires_grad=True), torch.tensor([math.inf])
+    arguments = (mu, logvar, 1, "sample", 0.3, group_size)
+    expected = torch.autograd.grad(reference.gaussian_kl(*arguments), (mu, logvar), upstream)
+    kernel = torch.autograd.grad(
+        F.gaussian_kl(mu, logvar, free_bits=0.3, group_size=group_size), mu, upstream
+    )
+    by_hand = reference.gaussian_kl_backward(upstream, *arguments)
+    assert kernel[0][0, :3].tolist() == by_hand[0][0, :3].tolist() == [0.0, 0.0, math.inf]
+    assert expected[0][0, :3].tolist() == [0.0, 0.0, math.inf]
+    assert by_hand[1][0, :2].tolist() == [0.0, 0.0]
+
+
 def test_no_free_bits_is_the_kl_bit_for_bit():
     mu, logvar = inputs(torch.float32, (50, 24), requires_grad=False)
     for group in (1, 2, 24):

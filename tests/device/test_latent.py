@@ -223,6 +223,23 @@ def test_free_bits(device, kernel, shape, group_size, dtype, reduction):
         assert_bits(here, there)
 
 
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_what_is_free_passes_no_infinite_gradient_on(device, kernel, group_size):
+    mu, logvar = torch.tensor([[0.01, 0.02, 2.0, 0.01]]), torch.zeros(1, 4)
+    grad_z, grad_kl = torch.ones(1, 4), torch.tensor([math.inf])
+    rest = (0, 0, 1, "sample", 0.3, group_size)
+    found = kernel(reparametrize_kl.schema.reparametrize_kl_backward)(
+        *(t.to(device) for t in (grad_z, grad_kl, mu, logvar)), seed_on(device), *rest
+    )
+    expected = reparametrize_kl.schema.reparametrize_kl_backward(
+        grad_z, grad_kl, mu, logvar, torch.tensor(SEED), *rest
+    )
+    for here, there in zip(found, expected, strict=True):
+        assert torch.equal(here.cpu()[:, :2], there[:, :2])
+        assert there[:, :2].isfinite().all()
+        assert not here.cpu()[:, 2].isfinite().any()
+
+
 def test_a_floor_in_float64_is_not_rounded(device, kernel):
     """0.1 is another number in float32: an element between the two would count as free, or not."""
     mu, logvar = (

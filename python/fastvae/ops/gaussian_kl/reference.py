@@ -103,16 +103,16 @@ def gaussian_kl(
     return reduce(torch.where(groups <= free_bits, free_bits, groups), 1, reduction)
 
 
-def above_floor(
-    mu: Tensor, logvar: Tensor, event_dims: int, free_bits: float, group_size: int
-) -> Tensor | float:
-    """1 for each element whose group has a gradient, 0 where it is free."""
+def without_free(
+    grad: Tensor, mu: Tensor, logvar: Tensor, event_dims: int, free_bits: float, group_size: int
+) -> Tensor:
+    """The gradient of each element's KL, and 0, whatever it was, where the group is free."""
     if not free_bits:
-        return 1.0
+        return grad
     with torch.no_grad():
         groups = group_sums(standard_kl(mu, logvar), event_dims, group_size)
-        weight = torch.where(groups <= free_bits, 0.0, 1.0).to(groups.dtype)
-    return weight.unsqueeze(-1).expand(*weight.shape, group_size).reshape(mu.shape)
+        free = (groups <= free_bits).unsqueeze(-1).expand(*groups.shape, group_size).reshape(mu.shape)
+    return torch.where(free, 0.0, grad)
 
 
 @kernel(schema.gaussian_kl_backward, "CompositeExplicitAutograd")
@@ -128,7 +128,7 @@ def gaussian_kl_backward(
     """The gradients with respect to mu and logvar: g mu and g (e^logvar - 1) / 2."""
     opmath = OPMATH[mu.dtype]
     g = spread(grad_kl, mu, event_dims, reduction)
-    g = g * above_floor(mu, logvar, event_dims, free_bits, group_size)
+    g = without_free(g, mu, logvar, event_dims, free_bits, group_size)
     grad_mu = g * mu.to(opmath)
     grad_logvar = g * torch.expm1(logvar.to(opmath)) * 0.5
     return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()

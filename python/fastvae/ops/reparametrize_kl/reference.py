@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastvae.ops.gaussian_kl.reference import above_floor, gaussian_kl, spread
+from fastvae.ops.gaussian_kl.reference import gaussian_kl, spread, without_free
 from fastvae.ops.layout import OPMATH, dense
 from fastvae.ops.library import kernel
 from fastvae.ops.reparametrize.reference import noise_like, reparametrize
@@ -45,7 +45,7 @@ def reparametrize_kl_backward(
     """The gradients with respect to mu and logvar, each rounded once."""
     opmath = OPMATH[mu.dtype]
     g_z, g_kl = dense(grad_z).to(opmath), spread(grad_kl, mu, event_dims, reduction)
-    g_kl = g_kl * above_floor(mu, logvar, event_dims, free_bits, group_size)
+    g_kl = without_free(g_kl, mu, logvar, event_dims, free_bits, group_size)
     eps = noise_like(mu, seed, draw, row_offset, event_dims)
     half = logvar.to(opmath) * 0.5
     grad_mu = g_z + g_kl * mu.to(opmath)

@@ -8,7 +8,6 @@ import triton.language as tl
 from fastvae.ops.triton.math import (
     DTYPES,
     NEAR_LIMIT,
-    const,
     deviation,
     deviation_excess,
     deviation_growth,
@@ -232,12 +231,13 @@ def backward(
         if FREE:
             twice = twice_kl_of(growth, deviation_excess(level, twice_excess, growth, l), m)
             free = twice <= 2.0 * tl.load(free_bits)
-            g_kl *= tl.where(free, const(twice, 0.0, 0.0), const(twice, 1.0, 1.0))
+            g_kl = tl.where(free, tl.zeros_like(g_kl), g_kl)
         if WEIGHTED:
             groups = columns // group_size
-            g_kl *= tl.load(
+            counted = tl.load(
                 weight + row[:, None] * groups + (column // group_size)[None, :], mask=inside, other=0.0
             )
+            g_kl = tl.where(counted == 0.0, tl.zeros_like(g_kl), g_kl)
         of_logvar = g_kl * kl_slope(growth)
     if SAMPLE:
         g_z = widened(
