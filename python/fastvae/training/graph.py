@@ -10,6 +10,7 @@ no launch between them. The one of one step takes what is left of an epoch.
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import warnings
@@ -108,6 +109,10 @@ class CudaRecorder:
         generator = torch.cuda.default_generators[self._device.index]
         state = generator.clone_state()
         broken: BaseException | None = None
+        # The collector may find a kernel of Triton: to unload it from the device breaks a capture.
+        gc.collect()
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             # What other threads do with the device (a loader that pins memory) does not disturb this capture.
             with torch.cuda.graph(
@@ -126,6 +131,8 @@ class CudaRecorder:
             # Not that a broken capture could not be ended, but what broke it, which may be Ctrl-C.
             raise (broken or error) from None
         finally:
+            if collecting:
+                gc.enable()
             broken = None  # its frames hold this one, and tensors of the capture
         # Nothing that a graph leaves behind is read by the next: all of them can have the same memory.
         self._pool = graph.pool()
