@@ -326,7 +326,7 @@ def test_a_default_device_changes_nothing():
 
 
 class Freezing(torch.utils.data.Dataset):
-    """Rows; the 200th that is asked for freezes a parameter."""
+    """Rows; the 400th that is asked for freezes a parameter, in the second epoch of a loader."""
 
     def __init__(self, parameter):
         self.parameter, self.asked = parameter, 0
@@ -336,7 +336,7 @@ class Freezing(torch.utils.data.Dataset):
 
     def __getitem__(self, number):
         self.asked += 1
-        if self.asked == 200:
+        if self.asked == 400:
             self.parameter.requires_grad_(False)
         return TABLE[number]
 
@@ -349,7 +349,9 @@ def test_a_likelihood_that_somebody_holds_may_be_changed():
     assert len(run(TABLE, likelihood=unused).history) == 2
     assert (unused.extra == 0).all()
     assert unused.log_variance.item() != 0
-    assert len(run(Freezing(frozen.log_variance), likelihood=frozen).history) == 2
+    loader = torch.utils.data.DataLoader(Freezing(frozen.log_variance), batch_size=64)
+    assert len(run(loader, likelihood=frozen).history) == 2
+    assert not frozen.log_variance.requires_grad
     assert frozen.log_variance.item() != 0
 
 

@@ -1,10 +1,12 @@
 """The bound is evaluated at beta = 1, on any batches, and active units are Burda's."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from fastvae.evaluation import CodeStatistics, active_units, evaluate
+from fastvae.evaluation import CodeStatistics, active_units, evaluate, log_likelihood
 from fastvae.models import VAE, Bernoulli, ModelSpec, build_model
 from fastvae.objectives import elbo, kl_weight
 
@@ -25,6 +27,8 @@ def test_the_elbo_is_the_mean_of_the_terms():
     recon, kl = torch.tensor([-3.0, -5.0]), torch.tensor([1.0, 2.0])
     assert elbo(recon, kl).item() == -5.5
     assert elbo(recon, kl, beta=4.0).item() == -10.0
+    with pytest.raises(ValueError, match=r"one shape, .* got \(2,\) and \(2, 2\); sum each over the axes"):
+        elbo(recon, torch.ones(2, 2))
 
 
 def test_warm_up_is_a_straight_line_over_a_fraction_of_all_steps():
@@ -61,11 +65,13 @@ def test_evaluation_leaves_the_mode_and_the_statistics_alone(x):
     assert torch.equal(encoder[0].running_mean, before)
 
 
-def test_batches_are_tensors_one_after_the_other(model):
+@pytest.mark.parametrize("function", [evaluate, partial(log_likelihood, num_samples=2)])
+def test_batches_are_tensors_one_after_the_other(model, function):
     with pytest.raises(TypeError, match=r"must be an iterable of batches, got a tensor; one batch is \[x\]"):
-        evaluate(model, torch.zeros(2, 6))
-    with pytest.raises(TypeError, match=r"got tuple; of \(samples, labels\) take the samples: \(x for x, _"):
-        evaluate(model, [(torch.zeros(2, 6), torch.zeros(2))])
+        function(model, torch.zeros(2, 6))
+    with pytest.raises(TypeError, match=r"got tuple; of \(samples, labels\) take .*: \(x for x, \*_"):
+        function(model, [(torch.zeros(2, 6), torch.zeros(2))])
+    assert model.training
 
 
 def test_no_data_raises(model):

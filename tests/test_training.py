@@ -605,6 +605,8 @@ def test_the_choices_are_told(capsys):
     assert "54 samples of shape (1, 4, 4), 6 held out" in told
     assert "bernoulli likelihood (as all values lie between 0 and 1 and look like pixels), 2 epochs" in told
     assert "codes in use" in told
+    bar = told.replace("\r", "\n").rpartition("100%")
+    assert bar[0].splitlines()[-1].startswith("epoch 2/2"), "the numbers at the end are of the end"
     run(progress=False)
     assert capsys.readouterr().err == ""
 

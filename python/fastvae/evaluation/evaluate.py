@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvae.evaluation.active_units import ACTIVE_VARIANCE, CodeStatistics
+from fastvae.evaluation.batches import tensors
 from fastvae.models import VAE
 from fastvae.noise import Seed
 
@@ -43,19 +44,13 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, for active units.
     """
-    if isinstance(batches, Tensor):
-        raise TypeError("evaluate: batches must be an iterable of batches, got a tensor; one batch is [x]")
+    checked = tensors("evaluate", batches)
     training = model.training
     model.eval()
     codes = CodeStatistics(model.latent_dim)
     sums = torch.zeros(2, dtype=torch.float64)
     try:
-        for x in batches:
-            if not isinstance(x, Tensor):
-                raise TypeError(
-                    f"evaluate: a batch must be a tensor, got {type(x).__name__}; of (samples, labels) take "
-                    "the samples: (x for x, _ in batches)"
-                )
+        for x in checked:
             mu, logvar = model.posterior(x)
             terms = model.terms(x, mu, logvar, seed, row_offset=codes.count)
             codes.add(mu)

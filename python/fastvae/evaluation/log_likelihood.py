@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastvae import functional
+from fastvae.evaluation.batches import tensors
 from fastvae.models import VAE
 from fastvae.models.likelihoods import LIKELIHOODS
 from fastvae.noise import Seed
@@ -58,7 +59,8 @@ def log_likelihood(
     Raises
     ------
     TypeError, ValueError
-        For a number of samples or a chunk below 1, for a plain autoencoder, and if there is no data.
+        For a number of samples or a chunk below 1, for a plain autoencoder, for batches that are no tensors,
+        and if there is no data.
 
     References
     ----------
@@ -68,12 +70,13 @@ def log_likelihood(
     step = _at_least_one("chunk", chunk)
     if not model.variational:
         raise ValueError("log_likelihood: a plain autoencoder has no prior: it gives data no probability")
+    checked = tensors("log_likelihood", batches)
     training = model.training
     model.eval()
     estimates: list[Tensor] = []
     done = 0
     try:
-        for x in batches:
+        for x in checked:
             if not estimates:
                 # One key for all chunks, also where it is drawn from a generator.
                 seed = seed_tensor(seed, x.device)

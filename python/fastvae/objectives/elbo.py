@@ -28,11 +28,21 @@ def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0) -> Tensor:
     Tensor
         A scalar, to be maximised.
 
+    Raises
+    ------
+    ValueError
+        For terms of two shapes: broadcast against each other, they would give another number than the bound.
+
     References
     ----------
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
     Higgins et al., "beta-VAE", ICLR 2017, equation 4, for ``beta``.
     """
+    if recon.shape != kl.shape:
+        raise ValueError(
+            f"elbo: recon and kl must have one shape, a number for each sample, got {tuple(recon.shape)} and "
+            f"{tuple(kl.shape)}; sum each over the axes of a sample (event_dims says how many those are)"
+        )
     if isinstance(beta, Tensor):
         return torch.addcmul(recon, kl, beta, value=-1).mean()
     return torch.sub(recon, kl, alpha=beta).mean()

@@ -54,7 +54,8 @@ class Progress:
         if self._bar is None or not self._show:
             return
         now = time.monotonic()
-        if now - self._read_at > REFRESH_SECONDS:
+        ends = self._bar.n + images >= (self._bar.total or 0)
+        if ends or now - self._read_at > REFRESH_SECONDS:
             self._read_at = now
             current = means()
             self._bar.set_description_str(f"epoch {epoch}", refresh=False)
