@@ -93,7 +93,7 @@ fn expected(case: &Case) -> Vec<Vec<f32>> {
             for ((value, [mean, square]), &g) in values.iter_mut().zip(&mut averages).zip(gradient) {
                 *mean = unless_faded(BETAS[0].mul_add(*mean, (1.0 - BETAS[0]) * g));
                 *square = unless_faded(BETAS[1].mul_add(*square, (1.0 - BETAS[1]) * (g * g)));
-                let kept = (-decay).mul_add(*value, *value);
+                let kept = (0.0 - decay).mul_add(*value, *value);
                 *value = (-rate).mul_add(*mean / (square.sqrt() + floor), kept);
             }
         }
