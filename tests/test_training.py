@@ -154,6 +154,26 @@ def test_a_last_batch_of_one_passes_batch_normalisation():
     assert not encoder[1].training
 
 
+@pytest.mark.parametrize("as_loader", [False, True])
+def test_batch_normalisation_is_refused_where_every_batch_is_of_one(as_loader):
+    """It learns no statistics there: the model would be trained as one that is not normalised."""
+    encoder = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 4))
+    data, batch_size = PIXELS[:5], 1
+    if as_loader:
+        data, batch_size = DataLoader(TensorDataset(torch.from_numpy(data)), batch_size=1), 3
+    with pytest.raises(ValueError, match="each of the 5 batches has one sample: take a batch_size of at l"):
+        run(data, encoder=encoder, validation=None, hidden_dims=None, batch_size=batch_size)
+
+
+def test_the_run_says_what_batches_a_loader_had():
+    data = TensorDataset(torch.from_numpy(PIXELS))
+    for loader, size in (
+        (DataLoader(data, batch_size=25), 25),
+        (DataLoader(data, batch_sampler=[range(30), range(30, 60)]), 16),  # of any sizes
+    ):
+        assert run(loader, validation=None, batch_size=16).config.training.batch_size == size
+
+
 def test_no_scalar_is_read_per_step(monkeypatch):
     """Reading a tensor waits for the device: the count must not grow with the number of steps."""
     reads = []

@@ -142,6 +142,10 @@ class Data(abc.ABC):
         """Say where the samples are when a model on ``device`` is trained on them."""
         return f"data read batch by batch and moved to {device}"
 
+    def batch_size(self, wanted: int) -> int:
+        """Give how many samples a batch has where so many are wanted."""
+        return wanted
+
     def batch_count(self, batch_size: int) -> int:
         """How many batches one pass over all samples has."""
         return math.ceil(len(self) / batch_size)

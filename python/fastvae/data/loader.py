@@ -55,6 +55,11 @@ class LoaderData(Data):
     def __len__(self) -> int:
         return self._summary.samples
 
+    def batch_size(self, wanted: int) -> int:
+        """See :meth:`Data.batch_size`; a DataLoader decides on its own batches, which need not be alike."""
+        own = self._source.batch_size if isinstance(self._source, DataLoader) else None
+        return wanted if own is None else own
+
     def batch_count(self, batch_size: int) -> int:
         """See :meth:`Data.batch_count`; a DataLoader decides on its own batches."""
         if isinstance(self._source, DataLoader):

@@ -23,7 +23,7 @@ from fastvae.training.history import EpochTotals
 from fastvae.training.optimizer import CautiousAdam
 from fastvae.training.randomness import Stream, derive
 
-__all__ = ["Pass", "Step", "Steps", "loss_slopes", "pass_over"]
+__all__ = ["Pass", "Step", "Steps", "check_batches", "loss_slopes", "pass_over"]
 
 
 class Pass(NamedTuple):
@@ -74,7 +74,7 @@ class Step:
             model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self._free_bits = settings.free_bits
-        self._batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self._batch_norms = _batch_norms(model)
         self._terms = _terms(model, settings, device)
         # A seed is the same for every code that draws by it: compiled dropout draws what eager dropout does.
         self._compiled = (
@@ -280,6 +280,26 @@ def _on_its_own(function: _Terms) -> _Terms:
     """The function with a code object that no other has: compiled code is counted, and limited, by that."""
     plain = cast("FunctionType", function)
     return FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__, None, plain.__closure__)
+
+
+def check_batches(model: nn.Module, data: Data, batch_size: int) -> None:
+    """Refuse batch normalisation where every batch is of one sample.
+
+    Raises
+    ------
+    ValueError
+        It would pass all of them as one alone passes, and learn no statistics.
+    """
+    if data.batch_count(batch_size) == len(data) and _batch_norms(model):
+        raise ValueError(
+            f"batch normalisation learns nothing from one sample at a time, and each of the {len(data)} "
+            "batches has one sample: take a batch_size of at least 2, or a layer that looks at no batch, as "
+            "torch.nn.LayerNorm or torch.nn.GroupNorm"
+        )
+
+
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def _safe_for_one(batch_norms: Sequence[nn.Module], size: int) -> AbstractContextManager[None]:

@@ -30,6 +30,7 @@ from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, repeatable
 from fastvae.training.result import TrainedVAE
 from fastvae.training.run_folder import RunFolder
+from fastvae.training.step import check_batches
 
 __all__ = ["train"]
 
@@ -110,7 +111,7 @@ def train(
         Passes over the data; by default as many as make 2000 steps, but at least 20 and at most 400: 154 for
         the digits, 20 for MNIST.
     batch_size : int
-        Samples per step; the last batch of an epoch may be smaller.
+        Samples per step; the last batch of an epoch may be smaller. A DataLoader has its own.
     learning_rate, weight_decay : float
         Of Adam; weight decay is decoupled.
     binarize : {"none", "dynamic", "threshold"}
@@ -204,8 +205,9 @@ def train(
         source, validation, seed=derive(seed, Stream.SPLIT), workers=workers
     )
     choice = choose_likelihood(source, held_out, likelihood, variance, binarize)
+    settings = replace(settings, batch_size=training.batch_size(settings.batch_size))
     if epochs is None:
-        settings = replace(settings, epochs=choose_epochs(training.batch_count(batch_size)))
+        settings = replace(settings, epochs=choose_epochs(training.batch_count(settings.batch_size)))
     own = {"encoder": encoder, "decoder": decoder, "likelihood": choice.custom}
     spec = ModelSpec(
         input_shape=source.shape,
@@ -241,6 +243,7 @@ def train(
             vae.likelihood = choice.built_in
         vae.to(chosen_device)
         check_networks(vae, training.take(torch.arange(min(2, len(training)))).to(chosen_device))
+        check_batches(vae, training, settings.batch_size)
         if folder:
             folder.start()
 
