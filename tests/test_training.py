@@ -826,6 +826,17 @@ def test_data_outside_the_likelihoods_range_raises():
         run(np.where(TABLE > 1, np.nan, TABLE))
 
 
+def test_data_that_no_variance_could_be_learned_from_raises_before_any_work():
+    """Percentages, say: Adam's averages would be infinite after a step, and the training stand still."""
+    percentages = np.random.default_rng(0).uniform(0, 100, (200, 6)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"begins with a log-variance of .*lie between .* standardise it fi"):
+        run(percentages, hidden_dims=None)
+    autoencoder = run(percentages, hidden_dims=None, variational=False, likelihood=Gaussian(1.0), epochs=1)
+    assert autoencoder.history[-1]["skipped_steps"] == 0
+    standardised = (percentages - percentages.mean(0)) / percentages.std(0)
+    assert run(standardised, hidden_dims=None).history[-1]["skipped_steps"] == 0
+
+
 def test_tiny_data_trains_without_validation():
     result = run(PIXELS[:1])
     assert result.config.data.samples == 1

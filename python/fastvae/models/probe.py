@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from fastvae.models.vae import VAE
 
 __all__ = ["check_networks"]
+
+LARGEST_LOGVAR = 20.0
+"""Of an encoder that is not trained yet. The KL holds exp of it, and so do the gradients: with data of a size
+that gives more, Adam's averages of their squares stay so large, or infinite, that no weight moves again."""
 
 
 def check_networks(model: VAE, x: Tensor) -> None:
@@ -25,14 +31,15 @@ def check_networks(model: VAE, x: Tensor) -> None:
     Raises
     ------
     ValueError
-        If a network fails, an output does not have the shape it needs, or there is nothing to train.
+        If a network fails, an output does not have the shape it needs, there is nothing to train, or the
+        data is so large that the variance of its codes could not be learned.
     """
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             _try("encoder", model.encoder, x, "start it with torch.nn.Flatten() if it takes vectors")
-            mu = model.encode(x)
+            mu, logvar = model.posterior(x)
             _try("decoder", model.decoder, mu, "its input is a batch of codes")
             recon = model.likelihood.log_prob(model.parameters_of(mu), x)
     finally:
@@ -41,6 +48,13 @@ def check_networks(model: VAE, x: Tensor) -> None:
         raise ValueError(
             f"log_prob of the {model.likelihood.name} likelihood must give one number per sample, shape "
             f"({len(x)},), got {tuple(recon.shape)}"
+        )
+    largest = float(logvar.max())
+    if model.variational and LARGEST_LOGVAR < largest < math.inf:  # an infinite one ends the first epoch
+        raise ValueError(
+            f"the encoder begins with a log-variance of {largest:.3g}, from where the variance of a code "
+            f"cannot be learned; the first samples lie between {float(x.min()):g} and {float(x.max()):g}: "
+            "standardise large data first, x = (x - x.mean(0)) / x.std(0), or begin with smaller weights"
         )
     networks = nn.ModuleList([model.encoder, model.decoder])
     if not any(parameter.requires_grad for parameter in networks.parameters()):
