@@ -829,7 +829,7 @@ def test_data_outside_the_likelihoods_range_raises():
 def test_data_that_no_variance_could_be_learned_from_raises_before_any_work():
     """Percentages, say: Adam's averages would be infinite after a step, and the training stand still."""
     percentages = np.random.default_rng(0).uniform(0, 100, (200, 6)).astype(np.float32)
-    with pytest.raises(ValueError, match=r"begins with a log-variance of .*lie between .* standardise it fi"):
+    with pytest.raises(ValueError, match=r"begins with a log-variance of .*lie between .*: standardise"):
         run(percentages, hidden_dims=None)
     autoencoder = run(percentages, hidden_dims=None, variational=False, likelihood=Gaussian(1.0), epochs=1)
     assert autoencoder.history[-1]["skipped_steps"] == 0
