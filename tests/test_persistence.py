@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 from contextlib import nullcontext
 
@@ -14,8 +15,8 @@ from torch import nn
 
 from fastvae.data import open_data
 from fastvae.errors import FileFormatError, RunNotWrittenError, RunNotWrittenWarning
-from fastvae.training import TrainedVAE, load, train
-from fastvae.training.atomic import replacing
+from fastvae.training import TrainedVAE, load, train, weights
+from fastvae.training.atomic import replacing, replacing_together
 
 PIXELS = np.random.default_rng(0).random((40, 1, 4, 4), dtype=np.float32)
 SMALL = {
@@ -255,6 +256,90 @@ def test_weights_shared_by_two_modules_come_back(tmp_path):
     assert torch.equal(back.reconstruct(data), result.reconstruct(data))
 
 
+class Keeps(nn.Module):
+    """An encoder with a state of any kind."""
+
+    def __init__(self, buffers=(), extra=None):
+        super().__init__()
+        self.inner = own_encoder()
+        for name, buffer in dict(buffers).items():
+            self.register_buffer(name, buffer)
+        if extra is not None:
+            self.extra = extra
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class KeepsExtra(Keeps):
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+def views():
+    whole = torch.arange(12.0).reshape(3, 4)
+    return {
+        "expanded": torch.tensor([2.0]).expand(5),
+        "upper": whole[:2],
+        "lower": whole[2:],
+        "turned": whole.t(),
+        "overlapping": whole[1:],
+        "empty": torch.zeros(0),
+        "none": torch.zeros(0),
+    }
+
+
+def test_views_of_one_memory_come_back(tmp_path):
+    result = run(encoder=Keeps(views()), output_dir=tmp_path / "run")
+    blank = {name: torch.zeros_like(buffer) for name, buffer in views().items()}
+    blank["expanded"] = torch.zeros(1).expand(5)
+    back = load(tmp_path / "run", device="cpu", encoder=Keeps(blank))
+    for name, buffer in views().items():
+        assert torch.equal(getattr(back.model.encoder, name), buffer), name
+    assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+
+
+def test_parameters_that_are_slices_of_one_tensor_come_back(tmp_path):
+    def sliced():
+        encoder = own_encoder()
+        whole = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+        encoder.append(nn.LayerNorm(6))
+        encoder[2].weight, encoder[2].bias = nn.Parameter(whole[0]), nn.Parameter(whole[1])
+        return encoder
+
+    result = run(encoder=sliced(), output_dir=tmp_path / "run")
+    back = load(tmp_path / "run", device="cpu", encoder=sliced())
+    assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+
+
+def test_extra_state_that_is_a_tensor_comes_back(tmp_path):
+    run(encoder=KeepsExtra(extra=torch.tensor([3.0])), output_dir=tmp_path / "run")
+    back = load(tmp_path / "run", encoder=KeepsExtra(extra=torch.tensor([0.0])))
+    assert back.model.encoder.extra.tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (lambda: KeepsExtra(extra={"a": 1}), r"keeps a dict as encoder\._extra_state"),
+        (lambda: Keeps({"eye": torch.eye(3).to_sparse()}), r"keeps a sparse tensor as encoder\.eye"),
+        (
+            lambda: Keeps({"big": torch.zeros(2, dtype=torch.complex128)}),
+            r"encoder\.big is of torch\.complex128",
+        ),
+    ],
+)
+def test_a_state_that_no_file_can_hold_raises_before_any_work(encoder, message, tmp_path):
+    with pytest.raises(TypeError, match=message):
+        run(encoder=encoder(), output_dir=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TypeError, match=message):
+        run(encoder=encoder()).save(tmp_path / "run")
+
+
 def test_loading_leaves_the_random_state_alone(folder):
     before = torch.get_rng_state()
     load(folder)
@@ -346,6 +431,13 @@ def test_files_of_two_runs_are_refused(folder, tmp_path):
         load(folder)
 
 
+def test_files_of_two_trainings_of_one_model_are_refused(folder, tmp_path):
+    other = run(learning_rate=0.1, epochs=1).save(tmp_path / "other")
+    os.replace(other / "model.safetensors", folder / "model.safetensors")  # noqa: PTH105
+    with pytest.raises(FileFormatError, match=r"were not written together: they come from two runs"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
@@ -391,6 +483,26 @@ def test_an_error_while_writing_names_the_file(tmp_path):
     with pytest.raises(OSError, match="No space left") as caught, replacing(path):
         full_disk()
     assert caught.value.filename == str(path)
+
+
+def test_files_take_their_places_together(tmp_path, monkeypatch):
+    paths = [tmp_path / "a", tmp_path / "b"]
+
+    def write(word):
+        with replacing_together(*paths) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text(word)
+
+    write("old")
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append(1) or (full_disk() if len(calls) == 2 else None))
+    with pytest.raises(OSError, match="No space left") as caught:
+        write("new")
+    assert caught.value.filename == str(paths[1])
+    assert [path.read_text() for path in paths] == ["old", "old"]
+    write("new")
+    assert [path.read_text() for path in paths] == ["new", "new"]
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_no_file_can_take_the_place_of_a_folder(tmp_path):
@@ -477,8 +589,8 @@ def test_weights_that_safetensors_cannot_write_are_an_oserror(tmp_path, result, 
     def fail(*_, **__):
         raise SafetensorError("IoError: No space left on device")
 
-    monkeypatch.setattr("fastvae.training.persistence.save_model", fail)
-    with pytest.raises(OSError, match=r"model\.safetensors: IoError: No space left"):
+    monkeypatch.setattr("fastvae.training.weights.save_file", fail)
+    with pytest.raises(OSError, match="IoError: No space left"):
         result.save(tmp_path / "run")
 
 
@@ -496,6 +608,74 @@ def test_a_full_disk_on_the_way_does_not_end_the_training(tmp_path, monkeypatch)
     with pytest.warns(RunNotWrittenWarning, match=r"could not be written .*No space left.*training goes on"):
         run(output_dir=tmp_path / "run", epochs=3)
     assert len(load(tmp_path / "run").history) == 3
+
+
+def interrupting(monkeypatch, *, times, calls):
+    """Have Ctrl-C pressed while the weights of a run are written, in some of the writes."""
+    write = weights.save_file
+    done = []
+
+    def pressed(*args, **options):
+        done.append(1)
+        if len(done) in calls:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return write(*args, **options)
+
+    monkeypatch.setattr(weights, "save_file", pressed)
+
+
+@pytest.fixture
+def listening(monkeypatch):
+    """A process that Ctrl-C interrupts, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler
+
+
+def test_an_interrupted_last_write_is_whole(tmp_path, monkeypatch, listening):
+    interrupting(monkeypatch, times=1, calls={1})
+    result = run(output_dir=tmp_path / "run")
+    assert not result.interrupted
+    assert load(tmp_path / "run").history == result.history
+
+
+def test_ctrl_c_twice_in_the_last_write_keeps_the_result_in_the_error(tmp_path, monkeypatch, listening):
+    first = run(output_dir=tmp_path / "run", epochs=1)
+    interrupting(monkeypatch, times=2, calls={1})
+    with pytest.raises(
+        RunNotWrittenError, match=r"could not be written to .* \(KeyboardInterrupt\)"
+    ) as caught:
+        run(output_dir=tmp_path / "run")
+    assert len(caught.value.result.history) == 2
+    assert load(tmp_path / "run").history == first.history
+
+
+def test_an_interrupted_write_on_the_way_is_whole_and_ends_the_training(tmp_path, monkeypatch, listening):
+    monkeypatch.setattr("fastvae.training.run_folder.FEWEST_SECONDS", 0.0)
+    monkeypatch.setattr("fastvae.training.run_folder.WRITING_SHARE", float("inf"))
+    interrupting(monkeypatch, times=1, calls={2})
+    result = run(output_dir=tmp_path / "run", epochs=50)
+    assert result.interrupted
+    assert len(load(tmp_path / "run").history) == len(result.history) == 2
+
+
+def test_saving_is_whole_before_it_is_interrupted(tmp_path, monkeypatch, listening, result):
+    interrupting(monkeypatch, times=1, calls={1})
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path / "run")
+    assert load(tmp_path / "run").history == result.history
+
+
+def test_a_state_that_cannot_be_given_at_the_end_keeps_the_result_in_the_error(tmp_path):
+    class Broken(KeepsExtra):
+        def get_extra_state(self):
+            return torch.zeros(1) if self.training else {"a": 1}
+
+    with pytest.raises(RunNotWrittenError, match=r"keeps a dict as encoder\._extra_state") as caught:
+        run(encoder=Broken(), output_dir=tmp_path / "run")
+    assert len(caught.value.result.history) == 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, full_disk, ZeroDivisionError])
@@ -597,3 +777,13 @@ def test_pictures_of_an_earlier_run_do_not_stay(tmp_path):
     names = {path.name for path in (tmp_path / "run").glob("*.png")}
     assert "latent.png" not in names
     assert {"mine.png", "samples.png"} < names
+
+
+def test_pictures_of_another_run_do_not_stay_where_none_are_drawn(tmp_path, result):
+    result.save(tmp_path / "run")
+    for name in ("latent.png", "samples.png", "mine.png"):
+        (tmp_path / "run" / name).write_bytes(b"")
+    result.save(tmp_path / "run")
+    assert len(list((tmp_path / "run").glob("*.png"))) == 3, "they are of this run"
+    run(latent_dim=4, epochs=1).save(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").glob("*.png")] == ["mine.png"]

@@ -12,8 +12,7 @@ from fastvae.plots.reconstructions import draw_reconstructions
 from fastvae.plots.samples import draw_samples
 from fastvae.plots.traversal import draw_traversal
 from fastvae.training import TrainedVAE
-
-NAMES = {"samples", "reconstructions", "traversal", "curves", "latent"}
+from fastvae.training.persistence import PICTURES
 
 
 def write_pictures(result: TrainedVAE, data: object, folder: str | Path) -> list[Path]:
@@ -49,6 +48,6 @@ def write_pictures(result: TrainedVAE, data: object, folder: str | Path) -> list
         figures["curves"] = draw_curves(result.history)
     if result.latent_dim == 2:
         figures["latent"] = draw_latent(result, data)
-    for name in NAMES - figures.keys():  # of an earlier run
-        (Path(folder) / f"{name}.png").unlink(missing_ok=True)
+    for name in set(PICTURES) - {f"{name}.png" for name in figures}:  # of an earlier run
+        (Path(folder) / name).unlink(missing_ok=True)
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]

@@ -6,11 +6,11 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["new_folder", "replacing"]
+__all__ = ["new_folder", "replacing", "replacing_together"]
 
 
 @contextmanager
@@ -26,26 +26,54 @@ def replacing(path: Path) -> Iterator[Path]:
         Before the block, if ``path`` is a folder, or no file can be made in its place. One from inside the
         block gets the name of ``path``, if it has none.
     """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = _beside(path)
-    try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
-    mode = temporary.stat().st_mode
-    try:
+    with replacing_together(path) as (temporary,):
         yield temporary
-        temporary.chmod(mode)  # safetensors keeps others out
-        with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno is not None and error.filename in {None, str(temporary)}:
-            error.filename = str(path)
-        raise
+
+
+@contextmanager
+def replacing_together(*paths: Path) -> Iterator[list[Path]]:
+    """Give a temporary file for each path, as :func:`replacing` does; none is renamed before all are written.
+
+    Raises
+    ------
+    OSError
+        As of :func:`replacing`. One without a name from inside the block gets that of the first path.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    places = {_beside(path): path for path in paths}
+    try:
+        for temporary, path in places.items():
+            with _told_of(path):
+                temporary.touch(exist_ok=False)
+        modes = [temporary.stat().st_mode for temporary in places]
+        with _told_of(paths[0], {str(temporary): path for temporary, path in places.items()}):
+            yield list(places)
+        for (temporary, path), mode in zip(places.items(), modes, strict=True):
+            with _told_of(path):
+                temporary.chmod(mode)  # safetensors keeps others out
+                with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading
+                    os.fsync(written.fileno())
+        for temporary, path in places.items():
+            with _told_of(path):
+                temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in places:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_of(path: Path, temporaries: Mapping[str, Path] | None = None) -> Iterator[None]:
+    """Have an OSError name the file that the caller knows of, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if temporaries is None:
+            error.filename = str(path)
+        elif error.errno is not None and (error.filename is None or error.filename in temporaries):
+            error.filename = str(temporaries.get(error.filename, path))
+        raise
 
 
 @contextmanager

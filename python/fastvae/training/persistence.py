@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
@@ -12,24 +13,35 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import safetensors
 import torch
-from safetensors.torch import load_model, save_model
 from torch import nn
 
 from fastvae.errors import FileFormatError
 from fastvae.models import Likelihood, ModelSpec, build_model
 from fastvae.models.spec import check_parts
-from fastvae.training.atomic import replacing
+from fastvae.training.atomic import replacing_together
 from fastvae.training.config import DataInfo, RunConfig, Settings
 from fastvae.training.device import choose_device, in_float32
 from fastvae.training.history import RECORD_KEYS, Record
+from fastvae.training.interrupts import uninterrupted
 from fastvae.training.randomness import repeatable
+from fastvae.training.weights import read_weights, write_weights
 
 if TYPE_CHECKING:
     from fastvae.training.result import TrainedVAE
 
-__all__ = ["Description", "check_output_dir", "describe", "is_run", "load", "save"]
+__all__ = [
+    "PICTURES",
+    "Description",
+    "check_output_dir",
+    "describe",
+    "is_run",
+    "load",
+    "remove_pictures",
+    "save",
+]
 
 CONFIG, METRICS, MODEL = "config.json", "metrics.jsonl", "model.safetensors"
+PICTURES = ("samples.png", "reconstructions.png", "traversal.png", "curves.png", "latent.png")
 MARKER = "fastvae"
 FORMAT_VERSION = 1
 
@@ -40,21 +52,34 @@ def save(result: TrainedVAE, path: str | Path) -> Path:
     """Write a run folder; see :meth:`fastvae.TrainedVAE.save`."""
     folder = check_output_dir(path)
     folder.mkdir(parents=True, exist_ok=True)
-    model = dataclasses.asdict(result.config.model)
-    head = {"format": MARKER, "format_version": FORMAT_VERSION, "torch": torch.__version__}
-    with replacing(folder / MODEL) as temporary:
-        metadata = {"format": MARKER, "format_version": str(FORMAT_VERSION), "model": _canonical(model)}
-        try:
-            save_model(result.model, str(temporary), metadata=metadata)
-        except safetensors.SafetensorError as error:  # a full disk, for example
-            raise OSError(f"{folder / MODEL}: {error}") from error
-    with replacing(folder / METRICS) as temporary:
-        lines = (json.dumps(_finite(record), allow_nan=False) + "\n" for record in result.history)
-        temporary.write_text("".join(lines), encoding="utf-8")
-    with replacing(folder / CONFIG) as temporary:
-        text = json.dumps(head | dataclasses.asdict(result.config), indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    config = dataclasses.asdict(result.config)
+    run = hashlib.sha256(_canonical(config).encode()).hexdigest()[:16]
+    head = {"format": MARKER, "format_version": FORMAT_VERSION, "torch": torch.__version__, "run": run}
+    metadata = {
+        "format": MARKER,
+        "format_version": str(FORMAT_VERSION),
+        "model": _canonical(config["model"]),
+        "run": run,
+    }
+    lines = (json.dumps(_finite(record), allow_nan=False) + "\n" for record in result.history)
+    text = json.dumps(head | config, indent=2, allow_nan=False)
+    replaced = _head(folder / CONFIG).get("run")
+    with (
+        uninterrupted(),
+        replacing_together(folder / MODEL, folder / METRICS, folder / CONFIG) as (model, metrics, described),
+    ):
+        write_weights(result.model, model, metadata)
+        metrics.write_text("".join(lines), encoding="utf-8")
+        described.write_text(text + "\n", encoding="utf-8")
+    if replaced != run:
+        remove_pictures(folder)
     return folder
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures of an earlier run, and nothing else."""
+    for name in PICTURES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _finite(record: Record) -> Record:
@@ -100,10 +125,10 @@ def load(
 
     chosen = choose_device(device)
     folder = _folder_of(path)
-    config = _read_config(folder / CONFIG)
+    config, run = _read_config(folder / CONFIG)
     parts = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}
     check_parts(config.model, parts)
-    _check_weights_file(folder / MODEL, config.model)
+    _check_weights_file(folder / MODEL, config.model, run)
     history = _read_metrics(folder / METRICS)
     try:
         with repeatable(0, torch.device("cpu")), in_float32():
@@ -111,7 +136,7 @@ def load(
     except (TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder / CONFIG}: describes no model that can be built: {error}") from error
     try:
-        load_model(model, folder / MODEL)
+        read_weights(model, folder / MODEL)
     except RuntimeError as error:
         whose = " the modules you passed" if config.model.custom else f" what {CONFIG} describes"
         raise FileFormatError(f"{folder / MODEL}: the weights do not fit{whose}: {error}") from error
@@ -143,8 +168,8 @@ def describe(path: str | Path) -> Description:
         As :func:`load`.
     """
     folder = _folder_of(path)
-    config = _read_config(folder / CONFIG)
-    _check_weights_file(folder / MODEL, config.model)
+    config, run = _read_config(folder / CONFIG)
+    _check_weights_file(folder / MODEL, config.model, run)
     with safetensors.safe_open(folder / MODEL, framework="pt") as file:
         numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return Description(config, _read_metrics(folder / METRICS), numbers)
@@ -152,11 +177,16 @@ def describe(path: str | Path) -> Description:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run that may be written over."""
+    return _head(folder / CONFIG).get("format") == MARKER
+
+
+def _head(path: Path) -> dict[str, Any]:
+    """Read a config as far as it is one."""
     try:
-        head = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        head = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(head, dict) and head.get("format") == MARKER
+        return {}
+    return head if isinstance(head, dict) else {}
 
 
 def check_output_dir(path: str | Path) -> Path:
@@ -195,7 +225,8 @@ def _folder_of(path: str | Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _read_config(path: Path) -> RunConfig:
+def _read_config(path: Path) -> tuple[RunConfig, object]:
+    """Give a config, and the mark that the weights of its run have too."""
     if not path.exists():
         raise FileFormatError(f"{path.parent} is no fastvae run: it has no {CONFIG}")
     content = _parse(_read(path), path)
@@ -203,7 +234,7 @@ def _read_config(path: Path) -> RunConfig:
         raise FileFormatError(f"{path} was not written by fastvae")
     _check_version(content.get("format_version"), path)
     try:
-        return RunConfig(
+        config = RunConfig(
             model=_section(ModelSpec, content["model"]),
             training=_section(Settings, content["training"]),
             data=_section(DataInfo, content["data"]),
@@ -211,6 +242,7 @@ def _read_config(path: Path) -> RunConfig:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is damaged: {error}") from error
+    return config, content.get("run")
 
 
 def _read_metrics(path: Path) -> list[Record]:
@@ -224,7 +256,7 @@ def _read_metrics(path: Path) -> list[Record]:
     return records
 
 
-def _check_weights_file(path: Path, spec: ModelSpec) -> None:
+def _check_weights_file(path: Path, spec: ModelSpec, run: object) -> None:
     if not path.exists():
         raise FileFormatError(
             f"{path.parent} has no {MODEL}: the run was not finished, or the file was removed"
@@ -239,6 +271,11 @@ def _check_weights_file(path: Path, spec: ModelSpec) -> None:
     _check_version(metadata.get("format_version"), path)
     if metadata.get("model") != _canonical(dataclasses.asdict(spec)):
         raise FileFormatError(f"{path} and {CONFIG} describe two different models: they come from two runs")
+    if metadata.get("run") != run:
+        raise FileFormatError(
+            f"{path} and {CONFIG} were not written together: they come from two "
+            "runs, or a write was cut short"
+        )
 
 
 def _check_version(version: object, path: Path) -> None:

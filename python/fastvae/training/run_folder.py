@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fastvae.data import Data
 from fastvae.errors import RunNotWrittenError, RunNotWrittenWarning
-from fastvae.training.persistence import check_output_dir
+from fastvae.training.interrupts import uninterrupted
+from fastvae.training.persistence import check_output_dir, remove_pictures
 from fastvae.training.progress import Progress
 from fastvae.training.result import TrainedVAE
 
@@ -50,7 +51,7 @@ class RunFolder:
             return
         try:
             result.save(self.path)
-        except OSError as error:
+        except Exception as error:  # whatever a module of the user's own may do when its state is asked for
             warnings.warn(
                 f"the run so far could not be written to {self.path} ({error}); training goes on",
                 RunNotWrittenWarning,
@@ -62,19 +63,26 @@ class RunFolder:
     def finish(self, result: TrainedVAE, data: Data, progress: Progress) -> None:
         """Write the run and draw its pictures of ``data``, where Matplotlib is there.
 
-        Whatever happens to the pictures, the run is written by then.
+        Whatever happens to the pictures, the run is written by then; Ctrl-C leaves them out.
 
         Raises
         ------
         RunNotWrittenError
-            If the run cannot be written; it holds the result.
+            If the run cannot be written, or Ctrl-C twice cut that; it holds the result.
         """
+        written = False
         try:
-            result.save(self.path)
-        except OSError as error:
-            lost = RunNotWrittenError(f"the run could not be written to {self.path} ({error})", result)
-            lost.add_note("the trained model is in this error: error.result.save(another_folder)")
-            raise lost from error
+            with uninterrupted():
+                result.save(self.path)
+                written = True
+        except (Exception, KeyboardInterrupt) as error:
+            if not written:
+                reason = str(error) or type(error).__name__
+                lost = RunNotWrittenError(f"the run could not be written to {self.path} ({reason})", result)
+                lost.add_note("the trained model is in this error: error.result.save(another_folder)")
+                raise lost from error
+            progress.say("interrupted while writing; the run is written, its pictures are missing")
+            return
         progress.say(f"run folder: {self.path}")
         try:
             _draw(result, data, self.path, progress)
@@ -89,6 +97,7 @@ class RunFolder:
 
 
 def _draw(result: TrainedVAE, data: Data, folder: Path, progress: Progress) -> None:
+    remove_pictures(folder)  # of an earlier run
     if importlib.util.find_spec("matplotlib") is None:
         progress.say('no pictures without Matplotlib: pip install "fastvae[plots]" draws them')
         return

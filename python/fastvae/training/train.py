@@ -31,6 +31,7 @@ from fastvae.training.randomness import Stream, derive, repeatable
 from fastvae.training.result import TrainedVAE
 from fastvae.training.run_folder import RunFolder
 from fastvae.training.step import check_batches
+from fastvae.training.weights import check_storable
 
 __all__ = ["train"]
 
@@ -152,7 +153,8 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        Before any work, for arguments or data that do not fit.
+        Before any work, for arguments or data that do not fit, or modules with a state that no file in
+        ``output_dir`` can hold.
     PermissionError
         Before any work, if nothing can be written to ``output_dir``.
     NonFiniteError
@@ -245,6 +247,7 @@ def train(
         check_networks(vae, training.take(torch.arange(min(2, len(training)))).to(chosen_device))
         check_batches(vae, training, settings.batch_size)
         if folder:
+            check_storable(vae)
             folder.start()
 
         so_far = list[Record]()
