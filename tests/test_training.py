@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -649,35 +650,78 @@ def test_a_gaussian_given_as_an_object_is_trained_in_place():
     assert result.config.model.custom == (), "a file can hold it"
 
 
-@pytest.mark.parametrize(
-    "around", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
-)
-def test_what_surrounds_a_training_does_not_reach_it(around):
-    with around():
-        surrounded = run()
-    assert_same(weights(surrounded), weights(run()))
-
-
-def test_another_default_dtype_changes_nothing(tmp_path):
-    expected = run(output_dir=tmp_path / "expected")
+@contextmanager
+def default_dtype():
     torch.set_default_dtype(torch.float64)
     try:
-        found = run(output_dir=tmp_path / "found")
+        yield
         assert torch.get_default_dtype() is torch.float64
-        loaded = load(tmp_path / "found", device="cpu")
-        used = (
-            loaded.sample(2, sampled=True),
-            loaded.encode(PIXELS, sample=True),
-            loaded.interpolate(PIXELS[0], PIXELS[1]),
-            loaded.traverse(),
-        )
-        bound = loaded.evaluate(PIXELS, num_samples=3)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def uses(result):
+    """What a result does, one of each."""
+    return {
+        "samples": result.sample(3),
+        "drawn samples": result.sample(3, sampled=True),
+        "means": result.posterior(PIXELS)[0],
+        "log-variances": result.posterior(PIXELS)[1],
+        "drawn codes": result.encode(PIXELS, sample=True),
+        "decoded": result.decode([[0.0, 1.0]]),
+        "interpolated": result.interpolate(PIXELS[0], PIXELS[1]),
+        "traversed": result.traverse(PIXELS[0]),
+        "from the origin": result.traverse(),
+    }
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param(torch.no_grad, id="no_grad"),
+        pytest.param(torch.enable_grad, id="enable_grad"),
+        pytest.param(torch.inference_mode, id="inference_mode"),
+        pytest.param(lambda: torch.autocast("cpu", torch.bfloat16), id="autocast"),
+        pytest.param(default_dtype, id="default_dtype"),
+        # A tensor made without a device would be there, and have no values.
+        pytest.param(lambda: torch.device("meta"), id="default_device"),
+    ],
+)
+@pytest.mark.parametrize("changes", [{}, {"data": TABLE}, {"model": "conv"}], ids=["mlp", "table", "conv"])
+def test_what_surrounds_a_call_does_not_reach_it(around, changes, tmp_path):
+    expected = run(**changes, output_dir=tmp_path / "expected")
+    with around():
+        found = run(**changes, output_dir=tmp_path / "found")
+        loaded = load(tmp_path / "found", device="cpu")
+        used = uses(loaded) if "data" not in changes else {}
+        bound = loaded.evaluate(changes.get("data", PIXELS), num_samples=3)
+        loaded.save(tmp_path / "again")
     assert_same(weights(found), weights(expected))
-    assert all(tensor.dtype is torch.float32 for tensor in used)
-    assert torch.equal(used[2], expected.interpolate(PIXELS[0], PIXELS[1]))
-    assert bound == expected.evaluate(PIXELS, num_samples=3)
+    assert_same(weights(load(tmp_path / "again", device="cpu")), weights(expected))
+    assert not any(tensor.is_inference() for tensor in loaded.model.state_dict(keep_vars=True).values())
+    names = {path.name for path in (tmp_path / "found").iterdir()}
+    assert names == {path.name for path in (tmp_path / "expected").iterdir()}
+    for name, tensor in used.items():
+        assert tensor.dtype is torch.float32, name
+        assert not tensor.requires_grad, name
+        assert not tensor.is_inference(), name
+        assert torch.equal(tensor, uses(expected)[name]), name
+    assert bound == expected.evaluate(changes.get("data", PIXELS), num_samples=3)
+
+
+def test_a_dataset_is_read_under_another_default_device():
+    expected = run(Items(), validation=None)
+    with torch.device("meta"):
+        found = run(Items(), validation=None)
+    assert_same(weights(found), weights(expected))
+
+
+def test_weights_of_inference_mode_are_refused():
+    """Autograd passes by them, so they would stay as they are."""
+    with torch.inference_mode():
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    with pytest.raises(ValueError, match=r"encoder\.1\.weight was made in torch\.inference_mode\(\)"):
+        run(encoder=encoder)
 
 
 def test_a_data_frame_has_the_columns_of_the_training():

@@ -169,7 +169,7 @@ class Data(abc.ABC):
             For a row that does not exist.
         """
         if not len(rows):
-            return torch.empty((0, *self.shape), dtype=torch.float32)
+            return torch.empty((0, *self.shape), dtype=torch.float32, device=CPU)
         low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= len(self):
             raise IndexError(
@@ -229,7 +229,7 @@ class Data(abc.ABC):
         low, high, binary = math.inf, -math.inf, True
         samples = batches = 0
         bad_count, bad_rows = 0, list[int]()
-        bad_features = torch.zeros(self.shape, dtype=torch.bool)
+        bad_features = torch.zeros(self.shape, dtype=torch.bool, device=CPU)
         for x, rows in self.batches(scan_batch_size(self.shape), order=None, device=CPU):
             # NaN is the smallest and the largest of what it is among: one pass, where all is well.
             lowest, highest = (float(extreme) for extreme in torch.aminmax(x))
@@ -305,7 +305,7 @@ class Subset(Data):
         numbers: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`Data.batches`; rows count within this subset."""
-        visited = torch.arange(len(self)) if order is None else order.cpu()
+        visited = torch.arange(len(self), device=CPU) if order is None else order.cpu()
         return self.source.batches(
             batch_size,
             order=self.rows[visited],

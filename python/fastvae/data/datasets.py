@@ -65,11 +65,11 @@ def open_dataset(
         raise ValueError(f"{name}: item 0 of the {source} has no values, shape {tuple(first.shape)}")
     if count * first.nbytes > RESIDENT_BYTES:
         return StreamData(items, first, name=source, labels=labels, workers=workers)
-    values = torch.empty((count, *first.shape), dtype=first.dtype)
+    values = torch.empty((count, *first.shape), dtype=first.dtype, device="cpu")
     classes: list[int | None] = []
     for batch in read_samples(items, range(count), name=name, like=first, workers=workers):
         values[len(classes) : len(classes) + len(batch.labels)] = batch.values
         classes += batch.labels
     if labels is None and None not in classes:
-        labels = torch.tensor(classes)
+        labels = torch.tensor(classes, device="cpu")
     return open_array(values, name=name, source=source, labels=labels, pixels=pixels)

@@ -102,4 +102,4 @@ def _classes(paths: list[Path]) -> Tensor | None:
         return None
     folders = sorted({path.parts[0] for path in paths})
     number = {folder: index for index, folder in enumerate(folders)}
-    return torch.tensor([number[path.parts[0]] for path in paths])
+    return torch.tensor([number[path.parts[0]] for path in paths], device="cpu")

@@ -124,8 +124,11 @@ class LoaderData(Data):
         with isolated.active():
             seed_global_generators(seed)
             source = self._source
-            loader = source if isinstance(source, DataLoader) else DataLoader(source, batch_size)
-            iterator = iter(loader)
+            if isinstance(source, DataLoader):
+                iterator = iter(source)
+            else:
+                with torch.device("cpu"):  # where torch draws a seed
+                    iterator = iter(DataLoader(source, batch_size))
         number = 0
         while True:
             with isolated.active():

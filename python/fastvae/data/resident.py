@@ -83,7 +83,7 @@ class ResidentData(Data):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`Data.batches`."""
         values = self._on(device)
-        visited = (torch.arange(len(self)) if order is None else order).to(values.device)
+        visited = (torch.arange(len(self), device="cpu") if order is None else order).to(values.device)
         called = visited if numbers is None else numbers
         key = torch.tensor(as_int64(binarize.seed), device=device)
         for index, rows in zip(visited.split(batch_size), called.to(device).split(batch_size), strict=True):

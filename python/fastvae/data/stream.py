@@ -58,7 +58,9 @@ class StreamData(Data):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`Data.batches`."""
         rows = range(len(self)) if order is None else order.tolist()
-        called = (torch.tensor(rows, dtype=torch.int64) if numbers is None else numbers).to(device)
+        called = (torch.tensor(rows, dtype=torch.int64, device="cpu") if numbers is None else numbers).to(
+            device
+        )
         start = 0
         for batch in read_samples(
             self._items,
@@ -123,9 +125,11 @@ def read_samples(
         sampler=rows,
         num_workers=workers,
         collate_fn=_as_it_is,
-        generator=torch.Generator().manual_seed(seed),  # else it draws from the caller's
+        generator=torch.Generator("cpu").manual_seed(seed),  # else it draws from the caller's
     )
-    for batch in loader:
+    with torch.device("cpu"):  # torch draws a seed on the default device, with a generator of the CPU
+        batches = iter(loader)
+    for batch in batches:
         if isinstance(batch, Exception):
             raise batch
         yield batch

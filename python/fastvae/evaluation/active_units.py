@@ -60,8 +60,8 @@ class CodeStatistics:
 
     def __init__(self, latent_dim: int) -> None:
         self.count = 0
-        self.mean = torch.zeros(latent_dim, dtype=torch.float64)
-        self.squares = torch.zeros(latent_dim, dtype=torch.float64)
+        self.mean = torch.zeros(latent_dim, dtype=torch.float64, device="cpu")
+        self.squares = torch.zeros(latent_dim, dtype=torch.float64, device="cpu")
 
     def add(self, codes: Tensor) -> None:
         """Take in a batch ``(B, latent_dim)``, B at least 1."""

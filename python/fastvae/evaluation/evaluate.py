@@ -48,7 +48,7 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
     training = model.training
     model.eval()
     codes = CodeStatistics(model.latent_dim)
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu")
     try:
         for x in checked:
             mu, logvar = model.posterior(x)

@@ -92,7 +92,7 @@ def log_likelihood(
 def _of_batch(model: VAE, x: Tensor, count: int, step: int, seed: Seed, row_offset: int) -> Tensor:
     """The estimates for one batch, from a logsumexp that runs over the chunks: ``(B,)``."""
     mu, logvar = model.posterior(x)
-    total = torch.full((len(x),), -math.inf, dtype=torch.float64)
+    total = torch.full((len(x),), -math.inf, dtype=torch.float64, device="cpu")
     for draw in range(0, count, step):
         z, log_weight = functional.reparametrize_log_weight(
             mu, logvar, num_samples=min(step, count - draw), seed=seed, draw=draw, row_offset=row_offset

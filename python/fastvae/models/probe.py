@@ -31,8 +31,9 @@ def check_networks(model: VAE, x: Tensor) -> None:
     Raises
     ------
     ValueError
-        If a network fails, an output does not have the shape it needs, there is nothing to train, or the
-        data is so large that the variance of its codes could not be learned.
+        If a network fails, an output does not have the shape it needs, there is nothing to train, a weight
+        was made in ``torch.inference_mode()``, or the data is so large that the variance of its codes could
+        not be learned.
     """
     training = model.training
     model.eval()
@@ -56,6 +57,12 @@ def check_networks(model: VAE, x: Tensor) -> None:
             f"cannot be learned; the first samples lie between {float(x.min()):g} and {float(x.max()):g}: "
             "standardise large data first, x = (x - x.mean(0)) / x.std(0), or begin with smaller weights"
         )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_inference():
+            raise ValueError(
+                f"{name} was made in torch.inference_mode(), so no gradient can reach it: make the module "
+                "outside"
+            )
     networks = nn.ModuleList([model.encoder, model.decoder])
     if not any(parameter.requires_grad for parameter in networks.parameters()):
         raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")

@@ -29,7 +29,7 @@ def feature_name(data: Data, index: int) -> str:
 def spread_rows(data: Data, count: int) -> Tensor:
     """Choose rows evenly over a data set, which may be sorted by class: int64, at most ``count``."""
     count = min(count, len(data))
-    return torch.linspace(0, len(data) - 1, count, dtype=torch.float64).long()
+    return torch.linspace(0, len(data) - 1, count, dtype=torch.float64, device="cpu").long()
 
 
 def busiest_codes(result: TrainedVAE, data: Data) -> list[int]:

@@ -52,7 +52,9 @@ def _draw_ellipses(axes: Axes, mu: Tensor, sigma: Tensor, labels: Tensor | None,
     from matplotlib.patches import Circle  # noqa: PLC0415
 
     plain(axes)
-    groups: list[tuple[str | None, Tensor, Color]] = [(None, torch.arange(len(mu)), to_rgb(MODEL_COLOR))]
+    groups: list[tuple[str | None, Tensor, Color]] = [
+        (None, torch.arange(len(mu), device="cpu"), to_rgb(MODEL_COLOR))
+    ]
     if labels is not None:
         classes = labels.unique().tolist()
         few = len(classes) <= 10
@@ -90,7 +92,7 @@ def _draw_ellipses(axes: Axes, mu: Tensor, sigma: Tensor, labels: Tensor | None,
 def _draw_plane(axes: Axes, result: TrainedVAE, data: Data, reach: float) -> None:
     plain(axes)
     # The middle of each tile is decoded, so that a place in this panel is the same place in the other.
-    ticks = (torch.arange(GRID) + 0.5) / GRID * 2 * reach - reach
+    ticks = (torch.arange(GRID, device="cpu") + 0.5) / GRID * 2 * reach - reach
     down, across = torch.meshgrid(ticks.flip(0), ticks, indexing="ij")
     decoded = result.decode(torch.stack([across, down], -1).reshape(-1, 2))
     picture = mosaic(as_pictures(decoded, data.value_range()), GRID, gap=0, scale=1)

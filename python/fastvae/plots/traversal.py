@@ -56,4 +56,4 @@ def _draw_lines(result: TrainedVAE, x: Tensor, codes: list[int]) -> Figure:
 
 def _symmetric(count: int) -> Tensor:
     """Give ``count`` even steps over the reach; the middle one is 0, not almost 0."""
-    return torch.arange(1 - count, count, 2) * (REACH / (count - 1))
+    return torch.arange(1 - count, count, 2, device="cpu") * (REACH / (count - 1))

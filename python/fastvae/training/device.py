@@ -1,13 +1,33 @@
-"""Where a model runs."""
+"""Where a model runs, and what around a call does not reach it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
-__all__ = ["choose_device", "in_float32"]
+__all__ = ["choose_device", "in_float32", "undisturbed"]
+
+
+@contextmanager
+def undisturbed(device: torch.device, *, grad: bool = False) -> Iterator[None]:
+    """A block that grad modes, ``autocast`` and a default dtype around the call do not reach.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the model is.
+    grad : bool
+        Whether gradients are taken.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(in_float32())
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.set_grad_enabled(grad))
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

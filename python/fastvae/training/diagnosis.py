@@ -64,7 +64,7 @@ def report_collapse(kl: float | None, *, beta: float) -> None:
 def _circumstances(model: VAE, data: Data, settings: Settings, device: torch.device) -> str:
     """Say what bears on the cause: the data's range, the latent of a few samples, the learning rate."""
     low, high = data.value_range()
-    rows = torch.arange(min(len(data), settings.batch_size))
+    rows = torch.arange(min(len(data), settings.batch_size), device="cpu")
     model.eval()
     with torch.no_grad():
         mu, logvar = model.posterior(data.take(rows).to(device))

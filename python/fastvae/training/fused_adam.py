@@ -102,7 +102,7 @@ class FusedAdam:
         self._sizes = [parameter.numel() for parameter in parameters]
         self._device = parameters[0].device
         # Rounded by Triton itself they would be so in the averages only.
-        beta1, beta2 = torch.tensor([beta1, beta2], dtype=torch.float32).tolist()
+        beta1, beta2 = torch.tensor([beta1, beta2], dtype=torch.float32, device="cpu").tolist()
         self._constants: dict[str, Any] = {
             "BETA1": beta1,
             "BETA2": beta2,
@@ -121,7 +121,7 @@ class FusedAdam:
         self._packs = list[_Pack]()
         at = 0
         for members, (chunk_table, programs, steps) in zip(packs, cuts, strict=True):
-            counts = torch.ones(6, MOST_TENSORS, dtype=torch.float64)
+            counts = torch.ones(6, MOST_TENSORS, dtype=torch.float64, device="cpu")
             for slot, number in enumerate(members):
                 learning_rate, weight_decay = rates[number]
                 counts[4, slot], counts[5, slot] = learning_rate, learning_rate * weight_decay
@@ -144,10 +144,10 @@ class FusedAdam:
 
     def _cut(self, members: Sequence[int], most: int) -> tuple[Tensor, int, int]:
         """The table of the chunks, the flags that looking at them takes, and the chunks of each program."""
-        sizes = torch.tensor([self._sizes[number] for number in members])
+        sizes = torch.tensor([self._sizes[number] for number in members], device="cpu")
         chunks = -(-sizes // CHUNK)
-        owner = torch.arange(len(members)).repeat_interleave(chunks)
-        number = torch.arange(len(owner)) - (chunks.cumsum(0) - chunks)[owner]
+        owner = torch.arange(len(members), device="cpu").repeat_interleave(chunks)
+        number = torch.arange(len(owner), device="cpu") - (chunks.cumsum(0) - chunks)[owner]
         count = (sizes[owner] - number * CHUNK).clamp(max=CHUNK)
         steps = cdiv(len(owner), most - 1)
         # And one for the outputs.

@@ -381,10 +381,10 @@ class CapturedSteps(Steps):
             return
         steps = range(self.taken, self.taken + len(self._seeds))
         self._seeds[:, 0] = noise.fold_in(
-            torch.tensor(self._latent_seed), torch.arange(steps.start, steps.stop)
+            torch.tensor(self._latent_seed, device="cpu"), torch.arange(steps.start, steps.stop, device="cpu")
         )
         if self._weights is not None:
-            self._weights.copy_(torch.tensor([self._weight_of(step) for step in steps]))
+            self._weights.copy_(torch.tensor([self._weight_of(step) for step in steps], device="cpu"))
         self._position.zero_()
         self._left = len(steps)
 

@@ -22,4 +22,4 @@ def keep_freed_memory() -> None:
     and with another C library, this does nothing.
     """
     if sys.platform == "linux":
-        torch.empty(MOST_BYTES, dtype=torch.uint8)
+        torch.empty(MOST_BYTES, dtype=torch.uint8, device="cpu")

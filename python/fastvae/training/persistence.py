@@ -20,7 +20,7 @@ from fastvae.models import Likelihood, ModelSpec, build_model
 from fastvae.models.spec import check_parts
 from fastvae.training.atomic import replacing_together
 from fastvae.training.config import DataInfo, RunConfig, Settings
-from fastvae.training.device import choose_device, in_float32
+from fastvae.training.device import choose_device, undisturbed
 from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.interrupts import uninterrupted
 from fastvae.training.randomness import repeatable
@@ -131,16 +131,18 @@ def load(
     _check_weights_file(folder / MODEL, config.model, run)
     history = _read_metrics(folder / METRICS)
     try:
-        with repeatable(0, torch.device("cpu")), in_float32():
+        with torch.device("cpu"), repeatable(0, torch.device("cpu")), undisturbed(chosen):
             model = build_model(config.model, **parts)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder / CONFIG}: describes no model that can be built: {error}") from error
     try:
-        read_weights(model, folder / MODEL)
+        with undisturbed(chosen):
+            read_weights(model, folder / MODEL)
     except RuntimeError as error:
         whose = " the modules you passed" if config.model.custom else f" what {CONFIG} describes"
         raise FileFormatError(f"{folder / MODEL}: the weights do not fit{whose}: {error}") from error
-    return TrainedVAE(model.to(chosen), config, history)
+    with undisturbed(chosen):
+        return TrainedVAE(model.to(chosen), config, history)
 
 
 class Description(NamedTuple):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from fastvae.models import VAE
 from fastvae.models.vae import without_ones
 from fastvae.training import persistence
 from fastvae.training.config import RunConfig, as_count
+from fastvae.training.device import undisturbed
 from fastvae.training.held_out import evaluate_on
 from fastvae.training.history import Record
 from fastvae.training.randomness import Stream, derive
@@ -29,11 +31,28 @@ CHUNK = 64
 """Rows that pass a network together, always that many: a matrix product rounds differently for another
 number, and the first of a thousand samples shall be the same bits as the first of one."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _undisturbed(
+    method: Callable[Concatenate[TrainedVAE, P], T],
+) -> Callable[Concatenate[TrainedVAE, P], T]:
+    """A method that gives the same whatever autocast, grad mode or default dtype it is called in."""
+
+    @functools.wraps(method)
+    def called(self: TrainedVAE, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with undisturbed(self.device):
+            return method(self, *args, **kwargs)
+
+    return called
+
 
 class TrainedVAE:
     """A trained model with everything it takes to use it.
 
-    Data may be anything :func:`fastvae.train` takes, or one sample; results are float32 tensors on the CPU.
+    Data may be anything :func:`fastvae.train` takes, or one sample; results are float32 tensors on the CPU,
+    the same in ``no_grad``, ``inference_mode``, ``autocast`` and under any default dtype or device.
 
     Parameters
     ----------
@@ -84,6 +103,7 @@ class TrainedVAE:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @_undisturbed
     def sample(self, n: int, *, seed: int = 0, row_offset: int = 0, sampled: bool = False) -> Tensor:
         """Decode codes drawn from the prior, unit Gaussian noise.
 
@@ -113,16 +133,16 @@ class TrainedVAE:
         parts = []
         for start in range(first, row_offset + n, CHUNK):
             z = noise.normal((CHUNK, self.latent_dim), prior_seed, row_offset=start, device=self.device)
-            with torch.no_grad():
-                params = self.model.parameters_of(z)
-                likelihood = self.model.likelihood
-                parts.append(
-                    likelihood.sample(params, pixel_seed, row_offset=start).cpu()
-                    if sampled
-                    else likelihood.mean(params).cpu()
-                )
+            params = self.model.parameters_of(z)
+            likelihood = self.model.likelihood
+            parts.append(
+                likelihood.sample(params, pixel_seed, row_offset=start).cpu()
+                if sampled
+                else likelihood.mean(params).cpu()
+            )
         return torch.cat(parts)[row_offset - first :][:n]
 
+    @_undisturbed
     def posterior(self, x: object) -> tuple[Tensor, Tensor]:
         """Give the distribution of the codes of data: q(z | x), a Gaussian.
 
@@ -147,8 +167,7 @@ class TrainedVAE:
         means, logvars = [], []
         for batch, _ in data.batches(CHUNK, order=None, device=self.device, binarize=self._as_trained):
             seen = _filled(batch.reshape(-1, *self.input_shape))
-            with torch.no_grad():
-                mu, logvar = self.model.posterior(seen)
+            mu, logvar = self.model.posterior(seen)
             means.append(mu[: len(batch)].cpu())
             logvars.append(logvar[: len(batch)].cpu())
         mu, logvar = torch.cat(means), torch.cat(logvars)
@@ -156,6 +175,7 @@ class TrainedVAE:
             logvar = torch.full_like(mu, -torch.inf)
         return (mu[0], logvar[0]) if single else (mu, logvar)
 
+    @_undisturbed
     def encode(self, x: object, *, sample: bool = False, seed: int = 0) -> Tensor:
         """Give the codes of data.
 
@@ -212,6 +232,7 @@ class TrainedVAE:
         """Encode data to its mean codes and decode them: the shape of ``x``; see :meth:`encode`."""
         return self.decode(self.encode(x))
 
+    @_undisturbed
     def interpolate(self, a: object, b: object, steps: int = 10) -> Tensor:
         """Decode the straight lines between the mean codes of ``a`` and ``b``, both ends included.
 
@@ -240,7 +261,7 @@ class TrainedVAE:
                 f"a and b must hold as many samples each, got codes of shape {tuple(start.shape)} and "
                 f"{tuple(end.shape)}"
             )
-        weight = torch.linspace(0, 1, steps, dtype=torch.float32)[:, None]
+        weight = torch.linspace(0, 1, steps, dtype=torch.float32, device="cpu")[:, None]
         line = torch.lerp(start.unsqueeze(-2), end.unsqueeze(-2), weight)
         return self._decode(line.reshape(-1, self.latent_dim)).reshape(*line.shape[:-1], *self.input_shape)
 
@@ -273,16 +294,23 @@ class TrainedVAE:
         dim = operator.index(dim)
         if not 0 <= dim < self.latent_dim:
             raise IndexError(f"dim must lie in [0, {self.latent_dim}), got {dim}")
-        center = torch.zeros(self.latent_dim, dtype=torch.float32) if x is None else self.encode(x)
+        center = (
+            torch.zeros(self.latent_dim, dtype=torch.float32, device="cpu") if x is None else self.encode(x)
+        )
         if center.dim() == 2 and len(center) != 1:
             raise ValueError(f"traverse starts from one sample, got {len(center)}")
-        line = torch.linspace(-3, 3, 9, dtype=torch.float32) if values is None else _as_floats(values)
+        line = (
+            torch.linspace(-3, 3, 9, dtype=torch.float32, device="cpu")
+            if values is None
+            else _as_floats(values)
+        )
         if line.dim() != 1:
             raise ValueError(f"values must be a row of numbers, got shape {tuple(line.shape)}")
         codes = center.reshape(1, -1).repeat(len(line), 1)
         codes[:, dim] = line
         return self._decode(codes)
 
+    @_undisturbed
     def evaluate(self, data: object, *, num_samples: int = 0, seed: int = 0) -> dict[str, float]:
         """Evaluate the bound on data, at ``beta = 1`` and with one sample of the codes each.
 
@@ -367,11 +395,13 @@ class TrainedVAE:
         """Gray pixels as the encoder knows them; drawn ones stay at their mean."""
         return Binarize("threshold") if self.config.training.binarize == "threshold" else AS_THEY_ARE
 
+    @_undisturbed
     def _decode(self, z: Tensor) -> Tensor:
-        parts = [torch.empty((0, *self.input_shape), dtype=torch.float32)]
-        for codes in torch.split(z, CHUNK) if len(z) else ():
-            with torch.no_grad():
-                parts.append(self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu())
+        parts = [torch.empty((0, *self.input_shape), dtype=torch.float32, device="cpu")]
+        parts += [
+            self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu()
+            for codes in (torch.split(z, CHUNK) if len(z) else ())
+        ]
         return torch.cat(parts)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from fastvae.training.aliases import reject_unknown
 from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
 from fastvae.training.compilation import Compilation, check_compile, choose_compilation
 from fastvae.training.config import Compile, DataInfo, RunConfig, Settings, as_count, as_hidden_dims
-from fastvae.training.device import choose_device, in_float32
+from fastvae.training.device import choose_device, undisturbed
 from fastvae.training.diagnosis import report_collapse
 from fastvae.training.held_out import evaluate_on
 from fastvae.training.history import Record
@@ -239,12 +238,15 @@ def train(
     bar.say(_announcement(config, choice.reason))
     bar.say(_means(training, settings, chosen_device, compilation))
     final: dict[str, float] = {}  # of the held-out data
-    with repeatable(derive(seed, Stream.WEIGHTS), chosen_device), _undisturbed(chosen_device):
-        vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom)
+    with repeatable(derive(seed, Stream.WEIGHTS), chosen_device), undisturbed(chosen_device, grad=True):
+        with torch.device("cpu"):  # its weights are those of no other default device
+            vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom)
         if choice.built_in is not None:
             vae.likelihood = choice.built_in
         vae.to(chosen_device)
-        check_networks(vae, training.take(torch.arange(min(2, len(training)))).to(chosen_device))
+        check_networks(
+            vae, training.take(torch.arange(min(2, len(training)), device="cpu")).to(chosen_device)
+        )
         check_batches(vae, training, settings.batch_size)
         if folder:
             check_storable(vae)
@@ -285,18 +287,6 @@ def train(
     if history and not interrupted and result.model.variational:
         report_collapse(final.get("kl", history[-1]["kl"]), beta=settings.beta)
     return result
-
-
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """A block that ``no_grad``, ``autocast`` and a default dtype around the call do not reach."""
-    with (
-        in_float32(),
-        torch.inference_mode(mode=False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield
 
 
 def _announcement(config: RunConfig, reason: str) -> str:
