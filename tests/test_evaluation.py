@@ -65,6 +65,44 @@ def test_evaluation_leaves_the_mode_and_the_statistics_alone(x):
     assert torch.equal(encoder[0].running_mean, before)
 
 
+def test_each_part_of_a_model_keeps_its_mode(x):
+    """A part may be frozen by eval(), and do something when it changes."""
+
+    class Merging(nn.Linear):
+        merged = False
+
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    encoder = nn.Sequential(nn.Sequential(nn.BatchNorm1d(6), nn.Dropout()), Merging(6, 6))
+    model = VAE(encoder, nn.Linear(3, 6), Bernoulli(), latent_dim=3, input_shape=(6,))
+    encoder[0].eval()
+    encoder[0][1].train()
+    before = {name: part.training for name, part in model.named_modules()}
+    assert set(before.values()) == {True, False}
+    for function in (evaluate, partial(log_likelihood, num_samples=2)):
+        function(model, [x])
+        assert {name: part.training for name, part in model.named_modules()} == before
+        assert not encoder[1].merged
+
+
+@pytest.mark.parametrize("seed", [None, "generator"])
+def test_a_drawn_key_is_one_for_all_batches(model, x, seed):
+    def of(batches):
+        generator = torch.Generator().manual_seed(5)
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            return evaluate(model, batches, seed=generator if seed else None)
+
+    assert of(x.split(7)) == pytest.approx(of([x]), rel=1e-6)
+
+
+def test_batches_without_samples_count_for_nothing(model, x):
+    for function in (evaluate, lambda *args: log_likelihood(*args, num_samples=2).tolist()):
+        assert function(model, [x[:0], x, x[:0]]) == function(model, [x])
+
+
 @pytest.mark.parametrize("function", [evaluate, partial(log_likelihood, num_samples=2)])
 def test_batches_are_tensors_one_after_the_other(model, function):
     with pytest.raises(TypeError, match=r"must be an iterable of batches, got a tensor; one batch is \[x\]"):
@@ -74,9 +112,16 @@ def test_batches_are_tensors_one_after_the_other(model, function):
     assert model.training
 
 
-def test_no_data_raises(model):
+@pytest.mark.parametrize("batches", [[], [torch.zeros(0, 6)]])
+@pytest.mark.parametrize("function", [evaluate, partial(log_likelihood, num_samples=2)])
+def test_no_data_raises(model, function, batches):
     with pytest.raises(ValueError, match="there is no data"):
-        evaluate(model, [])
+        function(model, batches)
+
+
+def test_more_draws_than_a_key_has_raise_before_any_work(model):
+    with pytest.raises(ValueError, match=r"num_samples must be at most 2\*\*32, .* got 4294967297"):
+        log_likelihood(model, [], num_samples=2**32 + 1)
 
 
 def test_active_units_are_the_codes_whose_mean_varies():

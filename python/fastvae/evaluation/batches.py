@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def tensors(function: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The batches, each of which is looked at as it comes.
+    """The batches, each of which is looked at as it comes; those without samples are passed by.
 
     Raises
     ------
@@ -27,4 +27,5 @@ def _each(function: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
                 f"{function}: a batch must be a tensor, got {type(x).__name__}; of (samples, labels) take "
                 "the samples: (x for x, *_ in batches)"
             )
-        yield x
+        if x.dim() == 0 or len(x):
+            yield x

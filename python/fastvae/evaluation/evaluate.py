@@ -10,7 +10,9 @@ from torch import Tensor
 from fastvae.evaluation.active_units import ACTIVE_VARIANCE, CodeStatistics
 from fastvae.evaluation.batches import tensors
 from fastvae.models import VAE
+from fastvae.models.modes import eval_mode
 from fastvae.noise import Seed
+from fastvae.ops.noise.seed import seed_tensor
 
 __all__ = ["evaluate"]
 
@@ -45,18 +47,17 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, for active units.
     """
     checked = tensors("evaluate", batches)
-    training = model.training
-    model.eval()
     codes = CodeStatistics(model.latent_dim)
     sums = torch.zeros(2, dtype=torch.float64, device="cpu")
-    try:
+    with eval_mode(model):
         for x in checked:
+            if model.variational and not codes.count:
+                # One key for all batches, also where it is drawn from a generator.
+                seed = seed_tensor(seed, x.device)
             mu, logvar = model.posterior(x)
             terms = model.terms(x, mu, logvar, seed, row_offset=codes.count)
             codes.add(mu)
             sums += torch.stack(terms).cpu().double().sum(1)
-    finally:
-        model.train(training)
     if codes.count == 0:
         raise ValueError("evaluate: there is no data")
     recon, kl = (sums / codes.count).tolist()

@@ -13,6 +13,7 @@ from fastvae import functional
 from fastvae.evaluation.batches import tensors
 from fastvae.models import VAE
 from fastvae.models.likelihoods import LIKELIHOODS
+from fastvae.models.modes import eval_mode
 from fastvae.noise import Seed
 from fastvae.ops.noise.seed import seed_tensor
 from fastvae.ops.validation import as_integer
@@ -21,6 +22,7 @@ __all__ = ["CHUNK", "log_likelihood"]
 
 CHUNK = 8
 """Codes per sample of the data that are decoded together."""
+MOST_DRAWS = 2**32
 
 
 @torch.no_grad()
@@ -59,8 +61,8 @@ def log_likelihood(
     Raises
     ------
     TypeError, ValueError
-        For a number of samples or a chunk below 1, for a plain autoencoder, for batches that are no tensors,
-        and if there is no data.
+        For a number of samples or a chunk below 1, more samples than 2**32, for a plain autoencoder,
+        for batches that are no tensors, and if there is no data.
 
     References
     ----------
@@ -68,22 +70,22 @@ def log_likelihood(
     """
     count = _at_least_one("num_samples", num_samples)
     step = _at_least_one("chunk", chunk)
+    if count > MOST_DRAWS:
+        raise ValueError(
+            f"log_likelihood: num_samples must be at most 2**32, the draws of a key, got {count}"
+        )
     if not model.variational:
         raise ValueError("log_likelihood: a plain autoencoder has no prior: it gives data no probability")
     checked = tensors("log_likelihood", batches)
-    training = model.training
-    model.eval()
     estimates: list[Tensor] = []
     done = 0
-    try:
+    with eval_mode(model):
         for x in checked:
             if not estimates:
                 # One key for all chunks, also where it is drawn from a generator.
                 seed = seed_tensor(seed, x.device)
             estimates.append(_of_batch(model, x, count, step, seed, done))
             done += len(x)
-    finally:
-        model.train(training)
     if not estimates:
         raise ValueError("log_likelihood: there is no data")
     return torch.cat(estimates)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastvae.models.modes import eval_mode
 from fastvae.models.vae import VAE
 
 __all__ = ["check_networks"]
@@ -35,16 +36,11 @@ def check_networks(model: VAE, x: Tensor) -> None:
         was made in ``torch.inference_mode()``, or the data is so large that the variance of its codes could
         not be learned.
     """
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            _try("encoder", model.encoder, x, "start it with torch.nn.Flatten() if it takes vectors")
-            mu, logvar = model.posterior(x)
-            _try("decoder", model.decoder, mu, "its input is a batch of codes")
-            recon = model.likelihood.log_prob(model.parameters_of(mu), x)
-    finally:
-        model.train(training)
+    with eval_mode(model), torch.no_grad():
+        _try("encoder", model.encoder, x, "start it with torch.nn.Flatten() if it takes vectors")
+        mu, logvar = model.posterior(x)
+        _try("decoder", model.decoder, mu, "its input is a batch of codes")
+        recon = model.likelihood.log_prob(model.parameters_of(mu), x)
     if recon.shape != (len(x),):
         raise ValueError(
             f"log_prob of the {model.likelihood.name} likelihood must give one number per sample, shape "

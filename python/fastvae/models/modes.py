@@ -1,0 +1,24 @@
+"""Train and eval mode of a model and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+__all__ = ["eval_mode"]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """A block in which a model is in eval mode; each part of it gets back the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        # By train(), of which a module may have its own; parts come after the whole.
+        for module, training in modes.items():
+            if module.training != training:
+                module.train(training)
