@@ -482,6 +482,22 @@ def test_func_transforms(loss, plain_loss):
         assert_all_close(transform(loss), transform(plain_loss))
 
 
+def test_the_second_derivative_at_any_variance():
+    """With s = sigma eps it is -(2 s^2 + mu s) / 4, also where sigma - 1 is -1."""
+    logvar = torch.tensor([[-80.0, -40.0, -20.0, -10.0, -2.0, -1.0, -0.5, 0.0, 1.0, 10.0]])
+    mu = torch.full_like(logvar, 2.0)
+    step = (logvar.double() / 2).exp() * noise.normal(tuple(logvar.shape), 3).double()
+    terms = torch.stack((2 * step.square(), mu * step)) / 4
+    expected, size = -terms.sum(0), terms.abs().sum(0)
+
+    def loss(logvar):
+        return F.reparametrize_log_weight(mu, logvar, seed=3, num_samples=1)[1].sum()
+
+    for transform in (torch.func.hessian, lambda f: torch.func.jacfwd(torch.func.jacfwd(f))):
+        found = transform(loss)(logvar)[0, :, 0].diagonal()
+        assert ((found - expected[0]).abs() <= 3e-7 * size[0]).all()
+
+
 def test_vmap_with_one_seed_gives_each_example_what_it_gets_alone():
     mu, logvar = inputs(requires_grad=False)
     z, log_weight = torch.func.vmap(fused)(mu, logvar)

@@ -150,6 +150,31 @@ def test_func_grad_and_hessian(loss, plain):
     assert_all_close([torch.func.hessian(loss)(mu, logvar)], [torch.func.hessian(plain)(mu, logvar)])
 
 
+LOGVARS = (-80.0, -60.0, -30.0, -18.0, -17.0, -10.0, -2.0, -1.0, -0.999, -0.5, 0.0, 0.5, 1.0, 10.0, 40.0)
+
+
+@pytest.mark.parametrize(
+    "kl",
+    [
+        lambda mu, logvar: F.gaussian_kl(mu, logvar, reduction="sum"),
+        lambda mu, logvar: F.gaussian_kl(mu, logvar, mu / 4, torch.zeros_like(mu), reduction="sum"),
+        lambda mu, logvar: F.reparametrize_kl(mu, logvar, seed=3, reduction="sum")[1],
+    ],
+    ids=["kl", "prior", "fused"],
+)
+def test_the_second_derivative_of_the_kl_at_any_variance(kl):
+    """That of the variance itself, however small: e^logvar / 2."""
+    mu, logvar = torch.full((1, len(LOGVARS)), 2.0), torch.tensor([LOGVARS])
+    expected = (logvar.double().exp() / 2)[0]
+    hessian = torch.func.hessian(lambda l: kl(mu, l))(logvar)[0, :, 0].diagonal()
+    forward = torch.func.jacfwd(torch.func.jacfwd(lambda l: kl(mu, l)))(logvar)[0, :, 0].diagonal()
+    logvar.requires_grad_()
+    (grad,) = torch.autograd.grad(kl(mu, logvar), logvar, create_graph=True)
+    (again,) = torch.autograd.grad(grad.sum(), logvar)
+    for found in (hessian, forward, again[0]):
+        torch.testing.assert_close(found.double(), expected, rtol=3e-7, atol=0)
+
+
 @losses
 def test_jvp_and_jacrev(loss, plain):
     mu, logvar = inputs(requires_grad=False)

@@ -23,6 +23,14 @@ SERIES = tuple(1.0 / math.factorial(k + 2) for k in range(14))
 """e^x - 1 - x = x^2 (1/2! + x/3! + x^2/4! + ...)."""
 
 
+def expm1(x: Tensor) -> Tensor:
+    """e^x - 1 with a derivative of e^x: that of ``torch.expm1`` is its result plus 1, 0 below -17."""
+    low = x < -1.0
+    # The unused branches must stay finite: a NaN there would reach the gradient through `where`.
+    below = torch.where(low, x, -1.0).exp() - 1.0
+    return torch.where(low, below, torch.where(low, 0.0, x).expm1())
+
+
 def exp_excess(x: Tensor) -> Tensor:
     """e^x - 1 - x, to the precision of the dtype for every x."""
     near = x.abs() < 0.5
@@ -31,7 +39,7 @@ def exp_excess(x: Tensor) -> Tensor:
     series = torch.full_like(y, SERIES[-1])
     for coefficient in reversed(SERIES[:-1]):
         series = series * y + coefficient
-    return torch.where(near, y * y * series, torch.expm1(x) - x)
+    return torch.where(near, y * y * series, expm1(x) - x)
 
 
 def exact_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +138,7 @@ def gaussian_kl_backward(
     g = spread(grad_kl, mu, event_dims, reduction)
     g = without_free(g, mu, logvar, event_dims, free_bits, group_size)
     grad_mu = g * mu.to(opmath)
-    grad_logvar = g * torch.expm1(logvar.to(opmath)) * 0.5
+    grad_logvar = g * expm1(logvar.to(opmath)) * 0.5
     return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()
 
 
@@ -144,7 +152,7 @@ def gaussian_kl_prior(
     # exp(-k / 2) first: its square would overflow half an exponent range earlier.
     scaled = (mu.to(opmath) - prior_mu.to(opmath)) * (k * -0.5).exp()
     d, error = exact_difference(logvar.to(opmath), k)
-    excess = exp_excess(d) + error * torch.expm1(correction_point(d))
+    excess = exp_excess(d) + error * expm1(correction_point(d))
     return reduce(0.5 * (scaled * scaled + excess), event_dims, reduction)
 
 
@@ -165,7 +173,7 @@ def gaussian_kl_prior_backward(
     inverse = (k * -0.5).exp()
     scaled = (mu.to(opmath) - prior_mu.to(opmath)) * inverse
     d, error = exact_difference(logvar.to(opmath), k)
-    growth = torch.expm1(d) + error * torch.exp(correction_point(d))
+    growth = expm1(d) + error * torch.exp(correction_point(d))
     grad_mu = g * scaled * inverse
     grad_prior_logvar = g * (growth + scaled * scaled) * -0.5
     return (

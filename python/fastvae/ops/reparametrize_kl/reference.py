@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastvae.ops.gaussian_kl.reference import gaussian_kl, spread, without_free
+from fastvae.ops.gaussian_kl.reference import expm1, gaussian_kl, spread, without_free
 from fastvae.ops.layout import OPMATH, dense
 from fastvae.ops.library import kernel
 from fastvae.ops.reparametrize.reference import noise_like, reparametrize
@@ -49,5 +49,5 @@ def reparametrize_kl_backward(
     eps = noise_like(mu, seed, draw, row_offset, event_dims)
     half = logvar.to(opmath) * 0.5
     grad_mu = g_z + g_kl * mu.to(opmath)
-    grad_logvar = 0.5 * (g_z * half.exp() * eps + g_kl * (half * 2.0).expm1())
+    grad_logvar = 0.5 * (g_z * half.exp() * eps + g_kl * expm1(half * 2.0))
     return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()

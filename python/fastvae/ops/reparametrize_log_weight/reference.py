@@ -2,7 +2,7 @@
 
 With z = mu + sigma eps, the weight of a sample (Burda et al. 2016, equation 8) is
 log p(z) - log q(z | x) = 1/2 sum(eps^2 + logvar - z^2). The difference of the squares is taken as the product
-(eps - z)(eps + z), and eps - z as -(mu + (sigma - 1) eps) with sigma - 1 from ``expm1``: nothing cancels
+(eps - z)(eps + z), and eps - z as -(mu + (sigma - 1) eps) with sigma - 1 from ``expm1``, so nothing cancels
 where the posterior is near the prior, and where it is the prior the logarithm is exactly 0.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastvae.ops.gaussian_kl.reference import reduce
+from fastvae.ops.gaussian_kl.reference import expm1, reduce
 from fastvae.ops.layout import OPMATH, dense
 from fastvae.ops.library import kernel
 from fastvae.ops.reparametrize.reference import noise_like
@@ -32,7 +32,7 @@ def reparametrize_log_weight(
     opmath = OPMATH[mu.dtype]
     m, log_variance = mu.to(opmath), logvar.to(opmath)
     half = log_variance * 0.5
-    sigma, growth = half.exp(), half.expm1()
+    sigma, growth = half.exp(), expm1(half)
     samples, log_weights = [], []
     for k in range(num_samples):
         eps = noise_like(mu, seed, draw + k, row_offset, event_dims)
