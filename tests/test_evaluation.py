@@ -29,6 +29,11 @@ def test_the_elbo_is_the_mean_of_the_terms():
     assert elbo(recon, kl, beta=4.0).item() == -10.0
     with pytest.raises(ValueError, match=r"one shape, .* got \(2,\) and \(2, 2\); sum each over the axes"):
         elbo(recon, torch.ones(2, 2))
+    assert elbo(recon, kl, torch.tensor([4.0])).item() == -10.0
+    with pytest.raises(ValueError, match=r"beta must be one weight for all, got a tensor of shape \(2,\)"):
+        elbo(recon, kl, torch.ones(2))
+    with pytest.raises(TypeError, match="beta must be a number or a scalar tensor, got bool"):
+        elbo(recon, kl, True)
 
 
 def test_warm_up_is_a_straight_line_over_a_fraction_of_all_steps():

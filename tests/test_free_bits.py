@@ -472,6 +472,8 @@ def test_the_objective_floors_the_batch_average(floor, group):
     torch.testing.assert_close(objectives.free_bits(per_dimension, 0.0, group), batchmean)
     with pytest.raises(ValueError, match="floor must be at least 0 nats, got -1"):
         objectives.free_bits(per_dimension, -1)
+    with pytest.raises(TypeError, match=r"^free_bits: group_size must be an integer, got float"):
+        objectives.free_bits(per_dimension, 0.5, 2.0)
     with pytest.raises(ValueError, match="group_size must divide the 8 dimensions, got 3"):
         objectives.free_bits(per_dimension, 0.1, 3)
 

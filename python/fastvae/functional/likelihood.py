@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from typing import Any, SupportsIndex
 
@@ -173,8 +172,8 @@ def _with_logvar(name: str, mean: Tensor, logvar: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(logvar, Tensor):
         if isinstance(logvar, bool) or not isinstance(logvar, numbers.Real):
             raise TypeError(f"{name}: logvar must be a tensor or a number, got {describe(logvar)}")
-        if not math.isfinite(logvar):
-            raise ValueError(f"{name}: a fixed logvar must be a finite number, got {logvar}")
+        if not abs(float(logvar)) <= torch.finfo(opmath).max:
+            raise ValueError(f"{name}: a fixed logvar must be a finite number in {opmath}, got {logvar}")
         return mean, torch.full(one, float(logvar), dtype=opmath, device=mean.device)
     check_floating(name, logvar=logvar)
     if logvar.numel() == 1 and (logvar.shape != mean.shape or logvar.dtype is not mean.dtype):

@@ -30,8 +30,11 @@ def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0) -> Tensor:
 
     Raises
     ------
+    TypeError
+        For a ``beta`` that is no number.
     ValueError
         For terms of two shapes: broadcast against each other, they would give another number than the bound.
+        For a ``beta`` with more than one element, which weighs the samples.
 
     References
     ----------
@@ -44,5 +47,11 @@ def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0) -> Tensor:
             f"{tuple(kl.shape)}; sum each over the axes of a sample (event_dims says how many those are)"
         )
     if isinstance(beta, Tensor):
+        if beta.numel() != 1:
+            raise ValueError(
+                f"elbo: beta must be one weight for all, got a tensor of shape {tuple(beta.shape)}"
+            )
         return torch.addcmul(recon, kl, beta, value=-1).mean()
+    if isinstance(beta, bool):
+        raise TypeError("elbo: beta must be a number or a scalar tensor, got bool")
     return torch.sub(recon, kl, alpha=beta).mean()

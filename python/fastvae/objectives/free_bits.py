@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import SupportsIndex
+
 import torch
 from torch import Tensor
+
+from fastvae.ops.validation import as_integer
 
 __all__ = ["free_bits"]
 
 
-def free_bits(kl_per_dimension: Tensor, floor: float, group_size: int = 1) -> Tensor:
+def free_bits(kl_per_dimension: Tensor, floor: float, group_size: SupportsIndex = 1) -> Tensor:
     r"""The KL with a floor under what each group of dimensions carries on average, in nats per sample.
 
     ``sum over groups of max(floor, KL of the group)``: a group at or below the floor has no gradient, so the
@@ -32,6 +36,8 @@ def free_bits(kl_per_dimension: Tensor, floor: float, group_size: int = 1) -> Te
 
     Raises
     ------
+    TypeError
+        For a ``group_size`` that is no integer.
     ValueError
         For a negative floor, or groups that do not divide the dimensions.
 
@@ -42,6 +48,7 @@ def free_bits(kl_per_dimension: Tensor, floor: float, group_size: int = 1) -> Te
     """
     if not floor >= 0:
         raise ValueError(f"free_bits: floor must be at least 0 nats, got {floor}")
+    group_size = as_integer("free_bits", "group_size", group_size)
     dimensions = kl_per_dimension.numel()
     if group_size < 1 or dimensions % group_size:
         raise ValueError(f"free_bits: group_size must divide the {dimensions} dimensions, got {group_size}")
