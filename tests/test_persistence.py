@@ -15,6 +15,7 @@ from torch import nn
 
 from fastvae.data import open_data
 from fastvae.errors import FileFormatError, RunNotWrittenError, RunNotWrittenWarning
+from fastvae.models import Bernoulli, Gaussian
 from fastvae.training import TrainedVAE, load, train, weights
 from fastvae.training.atomic import replacing, replacing_together
 
@@ -239,6 +240,25 @@ def test_modules_of_ones_own_are_passed_to_load(tmp_path):
         load(folder, encoder=own_encoder(), decoder=nn.Linear(3, 16))
     with pytest.raises(FileFormatError, match="the weights do not fit the modules you passed"):
         load(folder, encoder=nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 6)))
+
+
+def test_a_likelihood_of_fastvae_that_was_passed_may_be_passed_again(tmp_path):
+    given = Gaussian("predicted")
+    result = run(likelihood=given)
+    folder = result.save(tmp_path / "run")
+    again = Gaussian("predicted")
+    back = load(folder, device="cpu", likelihood=again)
+    assert back.model.likelihood is again
+    assert torch.equal(back.sample(3), result.sample(3))
+    for other in (Gaussian(), Bernoulli()):
+        with pytest.raises(
+            ValueError, match=r"trained with the gaussian likelihood of variance 'predicted', not"
+        ):
+            load(folder, likelihood=other)
+    learned = run(likelihood=Gaussian()).save(tmp_path / "learned")
+    mine = Gaussian()
+    load(learned, device="cpu", likelihood=mine)
+    assert mine.log_variance != 0
 
 
 def test_weights_shared_by_two_modules_come_back(tmp_path):

@@ -9,14 +9,14 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import safetensors
 import torch
 from torch import nn
 
 from fastvae.errors import FileFormatError
-from fastvae.models import Likelihood, ModelSpec, build_model
+from fastvae.models import LIKELIHOODS, Likelihood, ModelSpec, build_model
 from fastvae.models.spec import check_parts
 from fastvae.training.atomic import replacing_together
 from fastvae.training.config import DataInfo, RunConfig, Settings
@@ -126,6 +126,9 @@ def load(
     chosen = choose_device(device)
     folder = _folder_of(path)
     config, run = _read_config(folder / CONFIG)
+    built_in = None
+    if "likelihood" not in config.model.custom and type(likelihood) in LIKELIHOODS.values():
+        built_in, likelihood = _checked_built_in(config.model, cast("Likelihood", likelihood)), None
     parts = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}
     check_parts(config.model, parts)
     _check_weights_file(folder / MODEL, config.model, run)
@@ -135,6 +138,8 @@ def load(
             model = build_model(config.model, **parts)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder / CONFIG}: describes no model that can be built: {error}") from error
+    if built_in is not None:
+        model.likelihood = built_in
     try:
         with undisturbed(chosen):
             read_weights(model, folder / MODEL)
@@ -143,6 +148,18 @@ def load(
         raise FileFormatError(f"{folder / MODEL}: the weights do not fit{whose}: {error}") from error
     with undisturbed(chosen):
         return TrainedVAE(model.to(chosen), config, history)
+
+
+def _checked_built_in(spec: ModelSpec, likelihood: Likelihood) -> Likelihood:
+    """Give back a likelihood of fastvae's own that was passed as an object, as it may be to train."""
+    variance = getattr(likelihood, "variance", None)
+    if (likelihood.name, variance) != (spec.likelihood, spec.variance):
+        raise ValueError(
+            f"this model was trained with the {spec.likelihood} likelihood"
+            f"{'' if spec.variance is None else f' of variance {spec.variance!r}'}, not {likelihood!r}: "
+            "leave likelihood= out"
+        )
+    return likelihood
 
 
 class Description(NamedTuple):

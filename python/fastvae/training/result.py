@@ -150,7 +150,8 @@ class TrainedVAE:
         ----------
         x : array, tensor, path, Dataset, ...
             Samples ``(N, *input_shape)``, or one ``input_shape``. A model trained with
-            ``binarize="threshold"`` sees them binary, any other as they are.
+            ``binarize="threshold"`` sees them binary, any other as they are: also values that no training
+            data had, as an outlier may have (:meth:`evaluate` refuses what the likelihood cannot have).
 
         Returns
         -------
