@@ -24,7 +24,7 @@ from adam_tests import (
     spoiled,
 )
 from fastvae import _core
-from fastvae.training import native_adam
+from fastvae.training import fused_adam, native_adam
 from fastvae.training.native_adam import NativeAdam
 from fastvae.training.optimizer import CautiousAdam
 
@@ -122,6 +122,8 @@ def test_what_it_does_not_take_is_left_to_torch(kind):
     }[kind]
     assert not native_adam.takes(parameters)
     assert native_adam.takes([weight[:2], weight[2:]]), "neighbours share nothing"
+    assert not fused_adam.are_apart([weight[2:], torch.zeros(3), weight[:3]])
+    assert fused_adam.are_apart([weight[2:], torch.zeros(0), weight[:2], torch.zeros(0)])
 
 
 def test_two_parameters_in_the_same_memory_train_as_torch_trains_them():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from fastvae.ops.cuda import cdiv, compiles_for, has_triton, kernels, launch, next_power_of_two, on
 from fastvae.ops.layout import address
 
-__all__ = ["FusedAdam", "check_gradient", "flat", "is_plain", "plain_output", "takes"]
+__all__ = ["FusedAdam", "are_apart", "check_gradient", "flat", "is_plain", "plain_output", "takes"]
 
 CHUNK = 1024
 """Elements that a program takes: eight for each of its threads."""
@@ -32,7 +33,10 @@ ALIGNMENT = 16
 
 
 def takes(parameters: Sequence[Tensor]) -> bool:
-    """Whether :class:`FusedAdam` can train these: plain float32 on one CUDA device, with Triton there."""
+    """Whether :class:`FusedAdam` can train these: plain float32 on one CUDA device, with Triton there.
+
+    Each has memory of its own: programs that update the same numbers would do so in any order.
+    """
     if not parameters or not has_triton():
         return False
     device = parameters[0].device
@@ -40,8 +44,15 @@ def takes(parameters: Sequence[Tensor]) -> bool:
         device.type == "cuda"
         and all(is_plain(parameter, device) for parameter in parameters)
         and any(parameter.numel() for parameter in parameters)
+        and are_apart(parameters)
         and compiles_for(device.index)
     )
+
+
+def are_apart(tensors: Sequence[Tensor]) -> bool:
+    """Whether no two contiguous tensors share memory."""
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel())
+    return all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 
 def is_plain(tensor: Tensor, device: torch.device) -> bool:
