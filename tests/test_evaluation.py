@@ -1,5 +1,6 @@
 """The bound is evaluated at beta = 1, on any batches, and active units are Burda's."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -90,6 +91,14 @@ def test_each_part_of_a_model_keeps_its_mode(x):
         function(model, [x])
         assert {name: part.training for name, part in model.named_modules()} == before
         assert not encoder[1].merged
+
+
+def test_a_frozen_script_module_has_no_mode(x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        encoder = torch.jit.freeze(torch.jit.script(nn.Linear(6, 6)).eval())
+    model = VAE(encoder, nn.Linear(3, 6), Bernoulli(), latent_dim=3, input_shape=(6,))
+    assert evaluate(model, [x])["samples"] == 50
 
 
 @pytest.mark.parametrize("seed", [None, "generator"])

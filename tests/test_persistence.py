@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from torch import nn
 
 from fastvae.data import open_data
 from fastvae.errors import FileFormatError, RunNotWrittenError, RunNotWrittenWarning
-from fastvae.models import Bernoulli, Gaussian
+from fastvae.models import Bernoulli, Gaussian, build_model
 from fastvae.training import TrainedVAE, load, train, weights
 from fastvae.training.atomic import replacing, replacing_together
+from fastvae.training.interrupts import uninterrupted
 
 PIXELS = np.random.default_rng(0).random((40, 1, 4, 4), dtype=np.float32)
 SMALL = {
@@ -299,6 +301,9 @@ class KeepsExtra(Keeps):
         self.extra = state
 
 
+COMPLEX = torch.complex(torch.arange(3.0), torch.arange(1.0, 4.0))
+
+
 def views():
     whole = torch.arange(12.0).reshape(3, 4)
     return {
@@ -307,6 +312,10 @@ def views():
         "lower": whole[2:],
         "turned": whole.t(),
         "overlapping": whole[1:],
+        "complex": COMPLEX,
+        "conjugate": COMPLEX.conj(),
+        "imaginary": COMPLEX.imag,
+        "negated": COMPLEX.conj().imag,
         "empty": torch.zeros(0),
         "none": torch.zeros(0),
     }
@@ -316,10 +325,75 @@ def test_views_of_one_memory_come_back(tmp_path):
     result = run(encoder=Keeps(views()), output_dir=tmp_path / "run")
     blank = {name: torch.zeros_like(buffer) for name, buffer in views().items()}
     blank["expanded"] = torch.zeros(1).expand(5)
+    blank["conjugate"] = torch.zeros(3, dtype=torch.complex64).conj()
     back = load(tmp_path / "run", device="cpu", encoder=Keeps(blank))
     for name, buffer in views().items():
         assert torch.equal(getattr(back.model.encoder, name), buffer), name
     assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+
+
+def test_an_expanded_tensor_comes_back_wherever_it_is(tmp_path):
+    def module(value):
+        expanded = torch.full((1,), value).expand(5)
+        encoder = Keeps({"one": expanded, "other": expanded})
+        encoder.scale = nn.Parameter(torch.full((1,), value).expand(3), requires_grad=False)
+        encoder.register_buffer("constant", torch.ones(1).expand(9), persistent=False)
+        return encoder
+
+    run(encoder=module(2.0), output_dir=tmp_path / "run")
+    back = load(tmp_path / "run", device="cpu", encoder=module(0.0)).model.encoder
+    assert back.one.tolist() == back.other.tolist() == [2.0] * 5
+    assert back.scale.tolist() == [2.0] * 3
+    assert back.one is back.other
+    assert back.constant.stride() == (0,), "what no file holds is left as it was"
+
+
+def test_the_layout_of_a_tensor_is_left_as_it_was(tmp_path):
+    """It decides how a product rounds."""
+
+    def module():
+        encoder = Keeps({"turned": torch.arange(12.0).reshape(3, 4).t()})
+        encoder.inner[1] = nn.utils.parametrizations.orthogonal(encoder.inner[1])
+        return encoder
+
+    result = run(encoder=module(), output_dir=tmp_path / "run")
+    back = load(tmp_path / "run", device="cpu", encoder=module())
+    for name, tensor in back.model.state_dict().items():
+        assert tensor.stride() == result.model.state_dict()[name].stride(), name
+    assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+
+
+def test_modules_of_inference_mode_are_loaded(tmp_path):
+    result = run(encoder=own_encoder(), output_dir=tmp_path / "run")
+    with torch.inference_mode():
+        back = load(tmp_path / "run", device="cpu", encoder=own_encoder())
+    assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+
+
+def as_of_old(folder, removed):
+    """Rewrite a run as it was before files had marks, and views of other tensors were left out of them."""
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name not in removed}  # noqa: SIM118
+        kept = {key: file.metadata()[key] for key in ("format", "format_version", "model")}
+    save_file(tensors, path, metadata=kept | removed)
+    config = json.loads((folder / "config.json").read_text())
+    del config["run"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_run_of_an_earlier_version_is_loaded(tmp_path):
+    def module(values):
+        return Keeps({"whole": values, "part": values[:2]})
+
+    result = run(encoder=module(torch.arange(5.0)), output_dir=tmp_path / "run")
+    as_of_old(tmp_path / "run", {"encoder.part": "encoder.whole"})
+    back = load(tmp_path / "run", device="cpu", encoder=module(torch.zeros(5)))
+    assert back.model.encoder.part.tolist() == [0.0, 1.0]
+    assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+    (tmp_path / "run" / "latent.png").write_bytes(b"")
+    back.save(tmp_path / "run")
+    assert (tmp_path / "run" / "latent.png").exists(), "a picture of this run"
 
 
 def test_parameters_that_are_slices_of_one_tensor_come_back(tmp_path):
@@ -505,24 +579,45 @@ def test_an_error_while_writing_names_the_file(tmp_path):
     assert caught.value.filename == str(path)
 
 
+def write_together(paths, word):
+    with replacing_together(*paths) as temporaries:
+        for temporary in temporaries:
+            temporary.write_text(word)
+
+
 def test_files_take_their_places_together(tmp_path, monkeypatch):
     paths = [tmp_path / "a", tmp_path / "b"]
-
-    def write(word):
-        with replacing_together(*paths) as temporaries:
-            for temporary in temporaries:
-                temporary.write_text(word)
-
-    write("old")
+    write_together(paths, "old")
     calls = []
     monkeypatch.setattr(os, "fsync", lambda _: calls.append(1) or (full_disk() if len(calls) == 2 else None))
     with pytest.raises(OSError, match="No space left") as caught:
-        write("new")
+        write_together(paths, "new")
     assert caught.value.filename == str(paths[1])
     assert [path.read_text() for path in paths] == ["old", "old"]
-    write("new")
+    write_together(paths, "new")
     assert [path.read_text() for path in paths] == ["new", "new"]
     assert sorted(tmp_path.iterdir()) == paths
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_rename_that_fails_puts_back_what_the_others_replaced(was_there, tmp_path, monkeypatch):
+    """As of a file that another process has open on Windows."""
+    paths = [tmp_path / "a", tmp_path / "b"]
+    if was_there:
+        write_together(paths, "old")
+    replace = Path.replace
+
+    def refuse(self, target):
+        if target == paths[1]:
+            raise PermissionError(13, "Access is denied", str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError) as caught:
+        write_together(paths, "new")
+    assert caught.value.filename == str(paths[1])
+    assert sorted(tmp_path.iterdir()) == (paths if was_there else [])
+    assert [path.read_text() for path in paths if was_there] == ["old", "old"][: 2 * was_there]
 
 
 def test_no_file_can_take_the_place_of_a_folder(tmp_path):
@@ -595,9 +690,7 @@ def full_disk(*_, **__):
 
 def test_a_full_disk_at_the_end_keeps_the_result_in_the_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(
-        RunNotWrittenError, match=r"model\.safetensors.*No space left|No space left.*model\.safetensors"
-    ) as caught:
+    with pytest.raises(RunNotWrittenError, match=r"No space left.*config\.json") as caught:
         run(output_dir=tmp_path / "run")
     monkeypatch.undo()
     assert "error.result.save(another_folder)" in caught.value.__notes__[0]
@@ -610,7 +703,7 @@ def test_weights_that_safetensors_cannot_write_are_an_oserror(tmp_path, result, 
         raise SafetensorError("IoError: No space left on device")
 
     monkeypatch.setattr("fastvae.training.weights.save_file", fail)
-    with pytest.raises(OSError, match="IoError: No space left"):
+    with pytest.raises(OSError, match=r"IoError: No space left.*/run/"):
         result.save(tmp_path / "run")
 
 
@@ -686,6 +779,46 @@ def test_saving_is_whole_before_it_is_interrupted(tmp_path, monkeypatch, listeni
     with pytest.raises(KeyboardInterrupt):
         result.save(tmp_path / "run")
     assert load(tmp_path / "run").history == result.history
+
+
+def test_ctrl_c_does_not_hide_why_a_write_failed(tmp_path, monkeypatch, listening):
+    def fail(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+        full_disk()
+
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(RunNotWrittenError, match="No space left"):
+        run(output_dir=tmp_path / "run")
+
+
+def test_a_handler_of_ones_own_is_called_once_at_the_end(listening):
+    calls = []
+    signal.signal(signal.SIGINT, lambda number, frame: calls.append((number, frame is not None)))
+    try:
+        with uninterrupted():
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+            assert not calls
+        assert calls == [(signal.SIGINT, True)]
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert len(calls) == 2
+        assert len(calls) == 2
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_model_replaced_while_it_is_read_is_refused(folder, tmp_path, monkeypatch):
+    other = run(learning_rate=0.1).save(tmp_path / "other")
+
+    def slowly(spec, **parts):
+        os.replace(other / "model.safetensors", folder / "model.safetensors")  # noqa: PTH105
+        return build_model(spec, **parts)
+
+    monkeypatch.setattr("fastvae.training.persistence.build_model", slowly)
+    with pytest.raises(FileFormatError, match="was replaced while the run was read"):
+        load(folder)
 
 
 def test_a_state_that_cannot_be_given_at_the_end_keeps_the_result_in_the_error(tmp_path):
@@ -805,5 +938,6 @@ def test_pictures_of_another_run_do_not_stay_where_none_are_drawn(tmp_path, resu
         (tmp_path / "run" / name).write_bytes(b"")
     result.save(tmp_path / "run")
     assert len(list((tmp_path / "run").glob("*.png"))) == 3, "they are of this run"
+    (tmp_path / "run" / "traversal.png").mkdir()  # as good as one that cannot be removed
     run(latent_dim=4, epochs=1).save(tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").glob("*.png")] == ["mine.png"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.png")) == ["mine.png", "traversal.png"]

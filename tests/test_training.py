@@ -722,6 +722,20 @@ def test_weights_of_inference_mode_are_refused():
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     with pytest.raises(ValueError, match=r"encoder\.1\.weight was made in torch\.inference_mode\(\)"):
         run(encoder=encoder)
+    run(encoder=encoder.requires_grad_(False))  # nothing has to reach these
+
+
+def test_a_layer_that_is_never_reached_and_has_no_size_is_named():
+    class Forgotten(nn.Linear):
+        def __init__(self):
+            super().__init__(16, 4)
+            self.unused = nn.LazyLinear(3)
+
+        def forward(self, x):
+            return super().forward(x.flatten(1))
+
+    with pytest.raises(ValueError, match=r"encoder\.unused\.weight has no size yet"):
+        run(encoder=Forgotten())
 
 
 def test_a_data_frame_has_the_columns_of_the_training():

@@ -13,7 +13,8 @@ __all__ = ["eval_mode"]
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """A block in which a model is in eval mode; each part of it gets back the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
+    # A frozen script module has none.
+    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     model.eval()
     try:
         yield

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastvae.models.modes import eval_mode
 from fastvae.models.vae import VAE
@@ -32,9 +33,9 @@ def check_networks(model: VAE, x: Tensor) -> None:
     Raises
     ------
     ValueError
-        If a network fails, an output does not have the shape it needs, there is nothing to train, a weight
-        was made in ``torch.inference_mode()``, or the data is so large that the variance of its codes could
-        not be learned.
+        If a network fails, an output does not have the shape it needs, there is nothing to train, a layer is
+        never reached and has no size, a weight to train was made in ``torch.inference_mode()``, or the data
+        is so large that the variance of its codes could not be learned.
     """
     with eval_mode(model), torch.no_grad():
         _try("encoder", model.encoder, x, "start it with torch.nn.Flatten() if it takes vectors")
@@ -53,8 +54,10 @@ def check_networks(model: VAE, x: Tensor) -> None:
             f"cannot be learned; the first samples lie between {float(x.min()):g} and {float(x.max()):g}: "
             "standardise large data first, x = (x - x.mean(0)) / x.std(0), or begin with smaller weights"
         )
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_inference():
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"{name} has no size yet: no sample passes through its layer, take it out")
+        if parameter.requires_grad and parameter.is_inference():
             raise ValueError(
                 f"{name} was made in torch.inference_mode(), so no gradient can reach it: make the module "
                 "outside"

@@ -32,7 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_together(*paths: Path) -> Iterator[list[Path]]:
-    """Give a temporary file for each path, as :func:`replacing` does; none is renamed before all are written.
+    """Give a temporary file for each path, as :func:`replacing` does: all take their places, or none does.
+
+    None is renamed before all are written. Should a rename fail, what the others replaced is put back; for
+    that the old files are kept in memory but for the last one, which may be large.
 
     Raises
     ------
@@ -55,12 +58,29 @@ def replacing_together(*paths: Path) -> Iterator[list[Path]]:
                 temporary.chmod(mode)  # safetensors keeps others out
                 with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading
                     os.fsync(written.fileno())
-        for temporary, path in places.items():
-            with _told_of(path):
-                temporary.replace(path)
+        _rename(places)
     finally:
         for temporary in places:
             temporary.unlink(missing_ok=True)
+
+
+def _rename(places: Mapping[Path, Path]) -> None:
+    replaced = list[tuple[Path, bytes | None]]()
+    *but_the_last, _ = places.values()
+    old = [path.read_bytes() if path.exists() else None for path in but_the_last]
+    try:
+        for (temporary, path), content in zip(places.items(), [*old, None], strict=True):
+            with _told_of(path):
+                temporary.replace(path)
+            replaced.append((path, content))
+    except OSError:
+        for path, content in replaced:
+            if content is None:
+                path.unlink()
+            else:
+                with replacing(path) as temporary:
+                    temporary.write_bytes(content)
+        raise
 
 
 @contextmanager

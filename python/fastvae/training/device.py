@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 
 __all__ = ["choose_device", "in_float32", "undisturbed"]
 
 
-@contextmanager
-def undisturbed(device: torch.device, *, grad: bool = False) -> Iterator[None]:
-    """A block that grad modes, ``autocast`` and a default dtype around the call do not reach.
+KINDS = ("cpu", "cuda", "mps")
 
-    Parameters
-    ----------
-    device : torch.device
-        Where the model is.
-    grad : bool
-        Whether gradients are taken.
+
+def undisturbed() -> AbstractContextManager[object]:
+    """A block that ``autocast`` and ``inference_mode`` around it do not reach.
+
+    Where there are none, which is nearly always, it costs nothing.
     """
-    with ExitStack() as stack:
-        stack.enter_context(in_float32())
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(torch.set_grad_enabled(grad))
-        for kind in {"cpu", device.type}:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
+    cast = [kind for kind in KINDS if torch.is_autocast_enabled(kind)]
+    if not cast and not torch.is_inference_mode_enabled():
+        return NOTHING
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(mode=False))
+    for kind in cast:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
+
+
+NOTHING = nullcontext()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,21 +18,24 @@ def uninterrupted() -> Iterator[None]:
 
     In other threads than the main one, which it never reaches, and where it is ignored, nothing is done.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or isinstance(before, _Later):
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not callable(before) or isinstance(before, _Later):
         yield
         return
     later = _Later(before)
-    signal.signal(signal.SIGINT, later)
+    try:
+        signal.signal(signal.SIGINT, later)
+    except ValueError:  # an interpreter that takes another thread for the main one
+        yield
+        return
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
         if later.pressed:
-            signal.raise_signal(signal.SIGINT)
+            # Not the signal once more, which an event loop would count as a second one.
+            before(signal.SIGINT, sys._getframe())
 
 
 class _Later:

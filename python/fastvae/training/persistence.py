@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -20,7 +21,7 @@ from fastvae.models import LIKELIHOODS, Likelihood, ModelSpec, build_model
 from fastvae.models.spec import check_parts
 from fastvae.training.atomic import replacing_together
 from fastvae.training.config import DataInfo, RunConfig, Settings
-from fastvae.training.device import choose_device, undisturbed
+from fastvae.training.device import choose_device, in_float32, undisturbed
 from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.interrupts import uninterrupted
 from fastvae.training.randomness import repeatable
@@ -53,7 +54,7 @@ def save(result: TrainedVAE, path: str | Path) -> Path:
     folder = check_output_dir(path)
     folder.mkdir(parents=True, exist_ok=True)
     config = dataclasses.asdict(result.config)
-    run = hashlib.sha256(_canonical(config).encode()).hexdigest()[:16]
+    run = _mark(config)
     head = {"format": MARKER, "format_version": FORMAT_VERSION, "torch": torch.__version__, "run": run}
     metadata = {
         "format": MARKER,
@@ -63,23 +64,35 @@ def save(result: TrainedVAE, path: str | Path) -> Path:
     }
     lines = (json.dumps(_finite(record), allow_nan=False) + "\n" for record in result.history)
     text = json.dumps(head | config, indent=2, allow_nan=False)
-    replaced = _head(folder / CONFIG).get("run")
-    with (
-        uninterrupted(),
-        replacing_together(folder / MODEL, folder / METRICS, folder / CONFIG) as (model, metrics, described),
-    ):
-        write_weights(result.model, model, metadata)
-        metrics.write_text("".join(lines), encoding="utf-8")
-        described.write_text(text + "\n", encoding="utf-8")
-    if replaced != run:
-        remove_pictures(folder)
+    replaced = _mark_of(_head(folder / CONFIG))
+    with uninterrupted():
+        # The weights last: the others can be put back.
+        with replacing_together(folder / CONFIG, folder / METRICS, folder / MODEL) as temporaries:
+            described, metrics, model = temporaries
+            write_weights(result.model, model, metadata)
+            metrics.write_text("".join(lines), encoding="utf-8")
+            described.write_text(text + "\n", encoding="utf-8")
+        if replaced != run:
+            remove_pictures(folder)
     return folder
 
 
 def remove_pictures(folder: Path) -> None:
-    """Remove the pictures of an earlier run, and nothing else."""
+    """Remove the pictures of an earlier run, as far as that goes, and nothing else."""
     for name in PICTURES:
-        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a run is not lost for want of a picture
+            (folder / name).unlink(missing_ok=True)
+
+
+def _mark(config: dict[str, Any]) -> str:
+    """What config and weights of one run have in common: a digest of the config."""
+    return hashlib.sha256(_canonical(config).encode()).hexdigest()[:16]
+
+
+def _mark_of(content: dict[str, Any]) -> object:
+    """The mark of a config that was read, also where it is older than marks."""
+    sections = {field.name: content.get(field.name) for field in dataclasses.fields(RunConfig)}
+    return content.get("run", _mark(sections))
 
 
 def _finite(record: Record) -> Record:
@@ -134,19 +147,21 @@ def load(
     _check_weights_file(folder / MODEL, config.model, run)
     history = _read_metrics(folder / METRICS)
     try:
-        with torch.device("cpu"), repeatable(0, torch.device("cpu")), undisturbed(chosen):
+        with torch.device("cpu"), repeatable(0, torch.device("cpu")), in_float32(), undisturbed():
             model = build_model(config.model, **parts)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder / CONFIG}: describes no model that can be built: {error}") from error
     if built_in is not None:
         model.likelihood = built_in
     try:
-        with undisturbed(chosen):
-            read_weights(model, folder / MODEL)
+        with undisturbed():
+            metadata = read_weights(model, folder / MODEL)
     except RuntimeError as error:
         whose = " the modules you passed" if config.model.custom else f" what {CONFIG} describes"
         raise FileFormatError(f"{folder / MODEL}: the weights do not fit{whose}: {error}") from error
-    with undisturbed(chosen):
+    if metadata.get("run") != run:
+        raise FileFormatError(f"{folder / MODEL} was replaced while the run was read; load it again")
+    with undisturbed():
         return TrainedVAE(model.to(chosen), config, history)
 
 

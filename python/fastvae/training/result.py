@@ -38,11 +38,11 @@ T = TypeVar("T")
 def _undisturbed(
     method: Callable[Concatenate[TrainedVAE, P], T],
 ) -> Callable[Concatenate[TrainedVAE, P], T]:
-    """A method that gives the same whatever autocast, grad mode or default dtype it is called in."""
+    """A method that gives the same also within autocast and inference mode."""
 
     @functools.wraps(method)
     def called(self: TrainedVAE, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with undisturbed(self.device):
+        with undisturbed():
             return method(self, *args, **kwargs)
 
     return called
@@ -133,13 +133,14 @@ class TrainedVAE:
         parts = []
         for start in range(first, row_offset + n, CHUNK):
             z = noise.normal((CHUNK, self.latent_dim), prior_seed, row_offset=start, device=self.device)
-            params = self.model.parameters_of(z)
-            likelihood = self.model.likelihood
-            parts.append(
-                likelihood.sample(params, pixel_seed, row_offset=start).cpu()
-                if sampled
-                else likelihood.mean(params).cpu()
-            )
+            with torch.no_grad():
+                params = self.model.parameters_of(z)
+                likelihood = self.model.likelihood
+                parts.append(
+                    likelihood.sample(params, pixel_seed, row_offset=start).cpu()
+                    if sampled
+                    else likelihood.mean(params).cpu()
+                )
         return torch.cat(parts)[row_offset - first :][:n]
 
     @_undisturbed
@@ -168,7 +169,8 @@ class TrainedVAE:
         means, logvars = [], []
         for batch, _ in data.batches(CHUNK, order=None, device=self.device, binarize=self._as_trained):
             seen = _filled(batch.reshape(-1, *self.input_shape))
-            mu, logvar = self.model.posterior(seen)
+            with torch.no_grad():
+                mu, logvar = self.model.posterior(seen)
             means.append(mu[: len(batch)].cpu())
             logvars.append(logvar[: len(batch)].cpu())
         mu, logvar = torch.cat(means), torch.cat(logvars)
@@ -399,10 +401,11 @@ class TrainedVAE:
     @_undisturbed
     def _decode(self, z: Tensor) -> Tensor:
         parts = [torch.empty((0, *self.input_shape), dtype=torch.float32, device="cpu")]
-        parts += [
-            self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu()
-            for codes in (torch.split(z, CHUNK) if len(z) else ())
-        ]
+        with torch.no_grad():
+            parts += [
+                self.model.decode(_filled(codes.to(self.device)))[: len(codes)].cpu()
+                for codes in (torch.split(z, CHUNK) if len(z) else ())
+            ]
         return torch.cat(parts)
 
 

@@ -77,7 +77,8 @@ class RunFolder:
                 written = True
         except (Exception, KeyboardInterrupt) as error:
             if not written:
-                reason = str(error) or type(error).__name__
+                why = error if isinstance(error, Exception) else error.__context__ or error
+                reason = str(why) or type(why).__name__
                 lost = RunNotWrittenError(f"the run could not be written to {self.path} ({reason})", result)
                 lost.add_note("the trained model is in this error: error.result.save(another_folder)")
                 raise lost from error

@@ -20,7 +20,7 @@ from fastvae.training.aliases import reject_unknown
 from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
 from fastvae.training.compilation import Compilation, check_compile, choose_compilation
 from fastvae.training.config import Compile, DataInfo, RunConfig, Settings, as_count, as_hidden_dims
-from fastvae.training.device import choose_device, undisturbed
+from fastvae.training.device import choose_device, in_float32, undisturbed
 from fastvae.training.diagnosis import report_collapse
 from fastvae.training.held_out import evaluate_on
 from fastvae.training.history import Record
@@ -147,7 +147,8 @@ def train(
     Returns
     -------
     TrainedVAE
-        In eval mode. Ctrl-C gives what there is by then, with ``interrupted`` set.
+        In eval mode. Ctrl-C gives what there is by then, with ``interrupted`` set. While a run is written it
+        has to wait; if it is the last time, pictures are left out.
 
     Raises
     ------
@@ -238,7 +239,12 @@ def train(
     bar.say(_announcement(config, choice.reason))
     bar.say(_means(training, settings, chosen_device, compilation))
     final: dict[str, float] = {}  # of the held-out data
-    with repeatable(derive(seed, Stream.WEIGHTS), chosen_device), undisturbed(chosen_device, grad=True):
+    with (
+        repeatable(derive(seed, Stream.WEIGHTS), chosen_device),
+        in_float32(),
+        undisturbed(),
+        torch.enable_grad(),
+    ):
         with torch.device("cpu"):  # its weights are those of no other default device
             vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom)
         if choice.built_in is not None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
 from safetensors.torch import save as as_bytes
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 __all__ = ["check_storable", "read_weights", "write_weights"]
+
+SAME = "same_tensors"
+"""In the metadata: names of tensors that are another one's, as JSON."""
 
 
 def check_storable(model: nn.Module) -> None:
@@ -37,28 +42,44 @@ def write_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> Non
     """
     tensors, same = _state_of(model)
     try:
-        save_file(tensors, path, metadata=metadata | same)
+        save_file(tensors, path, metadata=metadata | {SAME: json.dumps(same)})
     except safetensors.SafetensorError as error:  # a full disk, for example
-        raise OSError(str(error)) from error
+        raise OSError(errno.EIO, str(error)) from error
 
 
-def read_weights(model: nn.Module, path: Path) -> None:
+def read_weights(model: nn.Module, path: Path) -> dict[str, str]:
     """Give a model the state that was written.
+
+    Returns
+    -------
+    dict
+        The metadata of the file that was read, which may have been replaced since it was looked at.
 
     Raises
     ------
     RuntimeError
         If the file has not all its tensors, or other ones.
     """
-    tensors = load_file(path, device="cpu")
-    with safetensors.safe_open(path, framework="pt") as file:
+    with safetensors.safe_open(path, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
-    tensors |= {name: tensors[kept] for name, kept in metadata.items() if kept in tensors}
-    for module in model.modules():
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if not is_lazy(buffer):  # an expanded one cannot be written to
-                setattr(module, name, buffer.contiguous())
-    model.load_state_dict(tensors)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if SAME in metadata:
+        tensors |= {name: tensors[kept] for name, kept in json.loads(metadata[SAME]).items()}
+    own = [tensor for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
+    own = [tensor for tensor in own if not is_lazy(tensor)]
+    # Made in inference mode, they can be written to there only.
+    with torch.inference_mode(any(tensor.is_inference() for tensor in own)):
+        for tensor in own:
+            if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
+                tensor.data = tensor.data.contiguous()  # an expanded one cannot be written to
+        # Before there was such a table, a view of another tensor was left out, and named in the metadata.
+        missing, unexpected = model.load_state_dict(tensors, strict=SAME in metadata)
+    lost = [name for name in missing if name not in metadata]
+    if lost or unexpected:
+        raise RuntimeError(
+            f"missing: {', '.join(lost) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
+        )
+    return metadata
 
 
 def _state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -67,6 +88,7 @@ def _state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     same = dict[str, str]()
     names = dict[tuple[object, ...], str]()
     taken = set[tuple[torch.device, int]]()
+    kept = list[Tensor]()  # or another one could get the address of one that is gone
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor) or value.layout is not torch.strided:
             what = "a sparse tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -74,12 +96,14 @@ def _state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"a run folder holds dense tensors only, and the model keeps {what} as {name}: give buffers "
                 "and get_extra_state() dense tensors; train without output_dir writes nothing"
             )
-        view = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
-        if value.numel() and view in names:
+        plain = value.detach().resolve_conj().resolve_neg()
+        view = (plain.device, plain.data_ptr(), plain.dtype, plain.shape, plain.stride())
+        if plain.numel() and view in names:
             same[name] = names[view]
             continue
         names[view] = name
-        stored = value.detach().contiguous()
+        stored = plain.contiguous()
+        kept.append(plain)
         memory = stored.device, stored.untyped_storage().data_ptr()
         tensors[name] = stored.clone() if memory in taken else stored
         taken.add(memory)
