@@ -186,6 +186,14 @@ def test_networks_that_do_not_fit_say_what_is_wrong(encoder, decoder, message):
         check_networks(model, torch.rand(1, 6))
 
 
+def test_a_likelihood_is_an_object():
+    for given in ("bernoulli", Bernoulli):
+        with pytest.raises(
+            TypeError, match=r"likelihood must be a Likelihood, such as fastvae\.models\.Bern"
+        ):
+            VAE(nn.Linear(6, 4), nn.Linear(2, 6), given, latent_dim=2, input_shape=(6,))
+
+
 def test_the_dry_run_leaves_the_model_as_it_was():
     encoder = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 6))
     model = VAE(encoder, nn.Linear(3, 6), Bernoulli(), latent_dim=3, input_shape=(6,))

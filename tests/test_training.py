@@ -725,6 +725,64 @@ def test_weights_of_inference_mode_are_refused():
     run(encoder=encoder.requires_grad_(False))  # nothing has to reach these
 
 
+def normalising(frozen, eval_mode):
+    encoder = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 4))
+    encoder.requires_grad_(not frozen).train(not eval_mode)
+    return encoder
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["whole", "part"])
+def test_a_frozen_network_in_eval_mode_is_left_as_it_was(inside):
+    network = normalising(frozen=True, eval_mode=True)
+    head = nn.Linear(4, 4)
+    encoder = nn.Sequential(network, head) if inside else network
+    x = torch.from_numpy(PIXELS)
+    before = network(x)
+    seen = []
+    network[2].register_forward_hook(lambda module, *_: seen.append(module.training))
+    result = run(encoder=encoder, batch_size=10)
+    assert not any(seen)
+    assert torch.equal(network(x), before)
+    assert inside == any(parameter.grad is not None for parameter in head.parameters())
+    assert np.isfinite(result.history[-1]["val_elbo"])
+
+
+@pytest.mark.parametrize(("frozen", "eval_mode"), [(True, False), (False, True)])
+def test_any_other_network_is_put_in_train_mode(frozen, eval_mode):
+    """A network is often in eval mode by chance, as one that was loaded is."""
+    network = normalising(frozen, eval_mode)
+    before = network[1].running_mean.clone()
+    run(encoder=network)
+    assert not torch.equal(network[1].running_mean, before)
+
+
+def with_sigmoid():
+    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 16), nn.Sigmoid())
+
+
+def test_a_decoder_of_probabilities_is_refused():
+    """pythae's and most tutorials end in a sigmoid; with it no probability comes out below 1/2."""
+    with pytest.raises(ValueError, match=r"numbers between 0 and 1 whatever .* takes logits.*leave .* out"):
+        run(decoder=with_sigmoid())
+    run(decoder=with_sigmoid(), likelihood="gaussian")
+
+    class Fine(nn.Module):
+        """Begins with small positive logits, of which some do not depend on the code."""
+
+        def __init__(self, weight):
+            super().__init__()
+            self.layer = nn.Linear(2, 16)
+            with torch.no_grad():
+                self.layer.weight.fill_(weight)
+                self.layer.bias.fill_(0.5)
+
+        def forward(self, z):
+            return self.layer(z)
+
+    for weight in (0.0, 1e-3):
+        run(decoder=Fine(weight))
+
+
 def test_a_layer_that_is_never_reached_and_has_no_size_is_named():
     class Forgotten(nn.Linear):
         def __init__(self):

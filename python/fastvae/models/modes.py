@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["eval_mode"]
+__all__ = ["eval_mode", "kept_in_eval_mode"]
 
 
 @contextmanager
@@ -23,3 +23,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         for module, training in modes.items():
             if module.training != training:
                 module.train(training)
+
+
+def kept_in_eval_mode(model: nn.Module) -> list[nn.Module]:
+    """The parts that stay in eval mode in a training: those in it that have parameters, none to be trained.
+
+    That is how pretrained networks are given: their running statistics and dropout are not to change.
+    """
+    return [module for module in model.modules() if not getattr(module, "training", True) and _frozen(module)]
+
+
+def _frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastvae.models.likelihoods import Bernoulli
 from fastvae.models.modes import eval_mode
 from fastvae.models.vae import VAE
 
@@ -16,6 +17,9 @@ __all__ = ["check_networks"]
 LARGEST_LOGVAR = 20.0
 """Of an encoder that is not trained yet. The KL holds exp of it, and so do the gradients: with data of a size
 that gives more, Adam's averages of their squares stay so large, or infinite, that no weight moves again."""
+
+FAR = 1e4
+"""A code for which only what is bounded by itself stays small."""
 
 
 def check_networks(model: VAE, x: Tensor) -> None:
@@ -33,15 +37,19 @@ def check_networks(model: VAE, x: Tensor) -> None:
     Raises
     ------
     ValueError
-        If a network fails, an output does not have the shape it needs, there is nothing to train, a layer is
-        never reached and has no size, a weight to train was made in ``torch.inference_mode()``, or the data
-        is so large that the variance of its codes could not be learned.
+        If a network fails, an output does not have the shape it needs or is a probability in place of a
+        logit, there is nothing to train, a layer is never reached and has no size, a weight to train was made
+        in ``torch.inference_mode()``, or the data is so large that the variance of its codes could not be
+        learned.
     """
     with eval_mode(model), torch.no_grad():
         _try("encoder", model.encoder, x, "start it with torch.nn.Flatten() if it takes vectors")
         mu, logvar = model.posterior(x)
         _try("decoder", model.decoder, mu, "its input is a batch of codes")
-        recon = model.likelihood.log_prob(model.parameters_of(mu), x)
+        params = model.parameters_of(mu)
+        recon = model.likelihood.log_prob(params, x)
+        if isinstance(model.likelihood, Bernoulli) and _in_unit_interval(params):
+            _refuse_probabilities(model, mu)
     if recon.shape != (len(x),):
         raise ValueError(
             f"log_prob of the {model.likelihood.name} likelihood must give one number per sample, shape "
@@ -65,6 +73,24 @@ def check_networks(model: VAE, x: Tensor) -> None:
     networks = nn.ModuleList([model.encoder, model.decoder])
     if not any(parameter.requires_grad for parameter in networks.parameters()):
         raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")
+
+
+def _refuse_probabilities(model: VAE, mu: Tensor) -> None:
+    """Raise if the decoder gives numbers between 0 and 1 for codes of any size: then it ends in a sigmoid."""
+    far = torch.stack((torch.full_like(mu[0], FAR), torch.full_like(mu[0], -FAR)))
+    try:
+        one, other = model.parameters_of(far)
+    except Exception:
+        return
+    if _in_unit_interval(one) and _in_unit_interval(other) and not torch.equal(one, other):
+        raise ValueError(
+            "the decoder gives numbers between 0 and 1 whatever its codes are, as with a sigmoid at its end; "
+            "the Bernoulli likelihood takes logits and has the sigmoid itself: leave that of the decoder out"
+        )
+
+
+def _in_unit_interval(params: Tensor) -> bool:
+    return bool(((params >= 0) & (params <= 1)).all())
 
 
 def _try(part: str, network: nn.Module, x: Tensor, hint: str) -> None:

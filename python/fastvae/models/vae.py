@@ -48,7 +48,8 @@ class VAE(nn.Module):
     decoder : nn.Module
         From z, ``(B, latent_dim)``, to the likelihood's parameters: ``(B, *input_shape)``, or
         ``(B, 2, *input_shape)`` or a pair where the likelihood needs two per value; each may also be flat,
-        ``(B, values)``, and axes of size one do not matter.
+        ``(B, values)``, and axes of size one do not matter. For Bernoulli these are logits, for Gaussian
+        means, of any size: no sigmoid at the end.
     likelihood : Likelihood
         What the decoder's output means.
     latent_dim : int
@@ -58,6 +59,11 @@ class VAE(nn.Module):
     variational : bool
         Without, the model is a plain autoencoder, its zero-variance case: z is the mean, the log-variance is
         not used and the KL is reported as 0.
+
+    Raises
+    ------
+    TypeError
+        If ``likelihood`` is none.
 
     References
     ----------
@@ -75,6 +81,10 @@ class VAE(nn.Module):
         variational: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(likelihood, Likelihood):
+            raise TypeError(
+                f"likelihood must be a Likelihood, such as fastvae.models.Bernoulli(), got {likelihood!r}"
+            )
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastvae.data import Data
 from fastvae.models import VAE
+from fastvae.models.modes import kept_in_eval_mode
 from fastvae.training.compilation import NOT_COMPILED, Compilation
 from fastvae.training.config import Settings
 from fastvae.training.diagnosis import report_skipped
@@ -70,6 +71,7 @@ def fit(
     if device.type == "cpu":
         keep_freed_memory()
     totals = EpochTotals(device)
+    frozen = kept_in_eval_mode(model)
     steps = _steps(model, data, settings, totals, device, compilation)
     history: list[Record] = []
     started, epoch = time.perf_counter(), 0
@@ -81,6 +83,8 @@ def fit(
                 totals.reset()
                 started = time.perf_counter()
                 model.train()
+                for part in frozen:
+                    part.eval()
                 seed_generators(derive(settings.seed, Stream.MODULES, epoch), device)
                 for size in steps.epoch(epoch, _batches(data, settings, epoch, device)):
                     progress.advance(size, f"{epoch}/{settings.epochs}", totals.read)

@@ -88,7 +88,8 @@ def train(
         Networks by name: ``"mlp"``, dense layers for any shape, or ``"conv"``, for images.
     encoder, decoder : nn.Module, optional
         Networks of your own in place of the model's; see :class:`fastvae.VAE` for their shapes. They are
-        trained in place.
+        trained in place: an earlier result that has them changes too. What is frozen (no parameter requires a
+        gradient) and in eval mode stays in it, with its running statistics; all else is put in train mode.
     hidden_dims : int or sequence of int, optional
         Hidden sizes of the model from data to code, mirrored in the decoder: widths for ``"mlp"``, by default
         (400,); channels for ``"conv"``.
