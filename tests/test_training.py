@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fastvae import noise, ops
 from fastvae.data import open_data
-from fastvae.errors import NonFiniteError, NonFiniteWarning, PosteriorCollapseWarning
+from fastvae.errors import NonFiniteError, NonFiniteWarning, OverfittingWarning, PosteriorCollapseWarning
 from fastvae.models import Bernoulli, Gaussian, Likelihood, ModelSpec, build_model
 from fastvae.training import load, train
 from fastvae.training.aliases import ALIASES
@@ -940,6 +940,36 @@ def test_data_outside_the_likelihoods_range_raises():
         run(TABLE * 1000)
     with pytest.raises(ValueError, match="NaN or infinite"):
         run(np.where(TABLE > 1, np.nan, TABLE))
+
+
+def test_what_is_held_out_or_evaluated_may_have_outliers():
+    """The likelihood can have them; it is training that cannot begin with them."""
+    outliers = TABLE.copy()
+    outliers[0, 0] = 1000.0
+    result = run(TABLE, validation=outliers)
+    assert result.evaluate(outliers)["elbo"] < result.evaluate(TABLE)["elbo"] - 1000
+    with pytest.raises(ValueError, match=r"validation: .*NaN or infinite"):
+        run(TABLE, validation=np.where(TABLE > 1, np.nan, TABLE))
+
+
+def test_overfitting_is_told_with_the_epoch_to_end_at():
+    # So few rows of noise that a network can learn them all.
+    few, others = np.random.default_rng(0).normal(size=(2, 20, 30)).astype(np.float32)
+    with pytest.warns(OverfittingWarning, match=r"best after epoch \d+, .* ended at .* Try epochs=") as told:
+        whole = run(few, validation=others, hidden_dims=(64,), epochs=100, learning_rate=5e-3)
+    bounds = [record["val_elbo"] for record in whole.history]
+    best = int(np.argmax(bounds))
+    assert f"Try epochs={best + 1}," in str(told[0].message)
+    assert bounds[best] - bounds[-1] > 1
+    shorter = run(few, validation=others, hidden_dims=(64,), epochs=best + 1, learning_rate=5e-3)
+    assert shorter.history[-1]["val_elbo"] == bounds[best], "an epoch is the same whatever comes after it"
+
+
+def test_a_bound_that_falls_as_asked_for_is_no_overfitting():
+    """Without a KL in training, that of both grows."""
+    result = run(beta=0.0, epochs=60, learning_rate=1e-2)
+    bounds = [record["val_elbo"] for record in result.history]
+    assert max(bounds) - bounds[-1] > 5
 
 
 def test_data_that_no_variance_could_be_learned_from_raises_before_any_work():

@@ -15,6 +15,7 @@ __all__ = [
     "NonFiniteError",
     "NonFiniteWarning",
     "NotCapturedWarning",
+    "OverfittingWarning",
     "PosteriorCollapseWarning",
     "RunNotWrittenError",
     "RunNotWrittenWarning",
@@ -52,6 +53,10 @@ class NotCapturedWarning(RuntimeWarning):
 
 class RunNotWrittenWarning(RuntimeWarning):
     """A part of the run folder could not be written: pictures, or a run that is not finished."""
+
+
+class OverfittingWarning(UserWarning):
+    """The bound of the held-out data was better on the way than at the end."""
 
 
 class PosteriorCollapseWarning(UserWarning):

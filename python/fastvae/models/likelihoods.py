@@ -161,14 +161,7 @@ class Gaussian(Likelihood):
         return mean + (0.5 * log_variance).exp() * normal
 
     def check_range(self, low: float, high: float) -> None:
-        """Raise a ``ValueError`` for numbers too large to be learned from unscaled."""
-        largest = max(abs(low), abs(high))
-        if largest > LARGEST_UNSCALED:
-            raise ValueError(
-                f"the Gaussian likelihood needs values of ordinary size, but the data lies between {low:g} "
-                f"and {high:g}; standardise it first, x = (x - x.mean(0)) / x.std(0), or divide it by "
-                f"{largest:g}"
-            )
+        """Take any numbers: also those of an outlier."""
 
     def extra_repr(self) -> str:
         """What is shown when the model is printed."""
@@ -181,9 +174,6 @@ class Gaussian(Likelihood):
             return mean, log_variance
         return params, self.log_variance
 
-
-LARGEST_UNSCALED = 100.0
-"""A network with ordinary weights does not reach numbers beyond this in an ordinary run."""
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
 """The likelihoods by name."""

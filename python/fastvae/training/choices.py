@@ -18,6 +18,8 @@ FEWEST_EPOCHS, MOST_EPOCHS = 20, 400
 DEFAULT_FRACTION = 0.1
 FEWEST_TO_SPLIT = 10
 """Fewer samples than this are all trained on."""
+LARGEST_UNSCALED = 100.0
+"""A network with ordinary weights does not reach numbers beyond this in an ordinary run."""
 FLAT_IMAGE = 64
 """A vector of at least this many values between 0 and 1 is taken for an image, not for a row of a table."""
 
@@ -76,12 +78,25 @@ def choose_likelihood(
         raise ValueError(f'binarize={binarize!r} makes zeros and ones: it needs likelihood="bernoulli"')
     checked = LIKELIHOODS[choice.name]() if choice.custom is None else choice.custom
     checked.check_range(*data.value_range())
+    if isinstance(checked, Gaussian):
+        _check_scale(*data.value_range())
     if held_out is not None:
         try:
             checked.check_range(*held_out.value_range())
         except ValueError as error:
             raise ValueError(f"validation: {error}") from error
     return choice
+
+
+def _check_scale(low: float, high: float) -> None:
+    """Refuse to train on numbers that are too large to be learned from unscaled."""
+    largest = max(abs(low), abs(high))
+    if largest > LARGEST_UNSCALED:
+        raise ValueError(
+            f"the Gaussian likelihood needs values of ordinary size, but the data lies between {low:g} "
+            f"and {high:g}; standardise it first, x = (x - x.mean(0)) / x.std(0), or divide it by "
+            f"{largest:g}"
+        )
 
 
 def choose_validation(data: Data, validation: object, *, seed: int, workers: int) -> tuple[Data, Data | None]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 
 from fastvae.data import Data
-from fastvae.errors import NonFiniteError, NonFiniteWarning, PosteriorCollapseWarning
+from fastvae.errors import NonFiniteError, NonFiniteWarning, OverfittingWarning, PosteriorCollapseWarning
 from fastvae.models import VAE
 from fastvae.training.config import Settings
 from fastvae.training.history import Record
 
-__all__ = ["report_collapse", "report_skipped"]
+__all__ = ["report_collapse", "report_overfitting", "report_skipped"]
 
+LEAST_DROP, LEAST_SHARE = 1.0, 0.1
+"""In nats per sample, and of the best bound: a drop of less is not spoken of."""
 COLLAPSED_KL = 0.01
 """Nats per sample: below this the codes carry nothing."""
 
@@ -57,6 +60,24 @@ def report_collapse(kl: float | None, *, beta: float) -> None:
             f"the KL ended at {kl:.2g} nats per sample: the codes say nothing about the data (posterior "
             f"collapse). Try warmup=0.3, more epochs, or a beta below {beta:g}",
             PosteriorCollapseWarning,
+            stacklevel=3,
+        )
+
+
+def report_overfitting(history: Sequence[Record]) -> None:
+    """Warn if the bound of the held-out data ended well below its best, unless the other one fell too."""
+    held_out = [(bound, record) for record in history if (bound := record["val_elbo"]) is not None]
+    if not held_out:
+        return
+    (best, then), (last, now) = max(held_out, key=itemgetter(0)), held_out[-1]
+    falls = best - last > max(LEAST_DROP, LEAST_SHARE * abs(best))
+    # With a small beta both may fall: that is what was asked for.
+    if falls and (now["elbo"] or 0.0) > (then["elbo"] or 0.0):
+        warnings.warn(
+            f"the bound of the held-out data was best after epoch {then['epoch']:.0f}, {best:.2f} nats, and "
+            f"ended at {last:.2f}, while that of the training data grew: it was learned by heart. Try "
+            f"epochs={then['epoch']:.0f}, more data, smaller hidden_dims or weight_decay",
+            OverfittingWarning,
             stacklevel=3,
         )
 

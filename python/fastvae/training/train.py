@@ -21,7 +21,7 @@ from fastvae.training.choices import choose_epochs, choose_likelihood, choose_va
 from fastvae.training.compilation import Compilation, check_compile, choose_compilation
 from fastvae.training.config import Compile, DataInfo, RunConfig, Settings, as_count, as_hidden_dims
 from fastvae.training.device import choose_device, in_float32, undisturbed
-from fastvae.training.diagnosis import report_collapse
+from fastvae.training.diagnosis import report_collapse, report_overfitting
 from fastvae.training.held_out import evaluate_on
 from fastvae.training.history import Record
 from fastvae.training.loop import fit
@@ -167,6 +167,8 @@ def train(
         If steps were skipped, because their loss or gradient was not finite.
     NotCapturedWarning
         If ``compile="auto"`` could not capture the step.
+    OverfittingWarning
+        If the bound of the held-out data ends well below its best: the text says at which epoch that was.
     PosteriorCollapseWarning
         If the KL ends near zero.
     """
@@ -291,6 +293,8 @@ def train(
     if folder:
         folder.finish(result, training if held_out is None else held_out, bar)
     # Last: a warning may be made an error, and the run is written by then.
+    if not interrupted:
+        report_overfitting(history)
     if history and not interrupted and result.model.variational:
         report_collapse(final.get("kl", history[-1]["kl"]), beta=settings.beta)
     return result
