@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,6 +125,21 @@ def test_batches_are_tensors_one_after_the_other(model, function):
     with pytest.raises(TypeError, match=r"got tuple; of \(samples, labels\) take .*: \(x for x, \*_"):
         function(model, [(torch.zeros(2, 6), torch.zeros(2))])
     assert model.training
+
+
+@pytest.mark.parametrize("function", [evaluate, partial(log_likelihood, num_samples=2)])
+def test_what_a_model_or_a_batch_cannot_be_is_told(model, function, x):
+    """Pixels from 0 to 255 would have a positive log-probability of being drawn from a Bernoulli variable."""
+    with pytest.raises(ValueError, match="the Bernoulli likelihood needs values between 0 and 1"):
+        function(model, [x, 255 * x])
+    with pytest.raises(
+        TypeError, match=r"a batch must be float32, got torch\.uint8; of pixels x\.float\(\) / 255"
+    ):
+        function(model, [(255 * x).byte()])
+    with pytest.raises(TypeError, match=r"must be a fastvae\.VAE, got SimpleNamespace; .* is its \.model$"):
+        function(SimpleNamespace(model=model), [x])
+    with pytest.raises(TypeError, match=r"must be a fastvae\.VAE, got Linear$"):
+        function(nn.Linear(6, 3), [x])
 
 
 @pytest.mark.parametrize("batches", [[], [torch.zeros(0, 6)]])

@@ -186,6 +186,34 @@ def test_a_test_set_that_comes_with_the_data_is_what_is_evaluated(result):
     assert result.evaluate(data) == result.evaluate(PIXELS[:7])
 
 
+def test_the_log_likelihood_of_each_sample(result):
+    each = result.log_likelihood(PIXELS, num_samples=20, seed=3)
+    assert each.shape == (40,)
+    assert each.dtype is torch.float64
+    assert result.evaluate(PIXELS, num_samples=20, seed=3)["log_likelihood"] == each.mean().item()
+    one = result.log_likelihood(PIXELS[0], num_samples=20, seed=3)
+    assert one.shape == ()
+    torch.testing.assert_close(one, each[0], rtol=1e-6, atol=0)
+    table = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    usual = run(table)
+    table[7, 2] = 150.0
+    assert usual.log_likelihood(table).argmin() == 7
+    with pytest.raises(ValueError, match="needs values between 0 and 1"):
+        result.log_likelihood(PIXELS * 255)
+    with pytest.raises(ValueError, match="num_samples"):
+        result.log_likelihood(PIXELS, num_samples=0)
+    with pytest.raises(ValueError, match="a plain autoencoder gives data no probability"):
+        run(variational=False).log_likelihood(PIXELS)
+
+
+def test_codes_of_what_is_no_number_are_refused(result):
+    bad = PIXELS.copy()
+    bad[[3, 5], 0, 1, 2] = np.nan
+    for method in (result.encode, result.posterior, result.reconstruct):
+        with pytest.raises(ValueError, match=r"NaN or infinite.*3, 5|3 and 5"):
+            method(bad)
+
+
 def test_evaluate_refuses_data_the_likelihood_cannot_have(result):
     with pytest.raises(ValueError, match="the Bernoulli likelihood needs values between 0 and 1"):
         result.evaluate(PIXELS * 3)

@@ -6,26 +6,40 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
+from fastvae.models import VAE
 
-def tensors(function: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+
+def tensors(function: str, model: object, batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """The batches, each of which is looked at as it comes; those without samples are passed by.
 
     Raises
     ------
     TypeError
-        For a tensor, whose items would be taken for batches, and for a batch that is none.
+        For a model that is none, for a tensor, whose items would be taken for batches, and for a batch that
+        is none.
+    ValueError
+        For a batch with values that the likelihood cannot have.
     """
+    if not isinstance(model, VAE):
+        trained = isinstance(getattr(model, "model", None), VAE)
+        hint = "; that of a trained one is its .model" if trained else ""
+        raise TypeError(f"{function}: model must be a fastvae.VAE, got {type(model).__name__}{hint}")
     if isinstance(batches, Tensor):
         raise TypeError(f"{function}: batches must be an iterable of batches, got a tensor; one batch is [x]")
-    return _each(function, batches)
+    return _each(function, model, batches)
 
 
-def _each(function: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def _each(function: str, model: VAE, batches: Iterable[Tensor]) -> Iterator[Tensor]:
     for x in batches:
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"{function}: a batch must be a tensor, got {type(x).__name__}; of (samples, labels) take "
                 "the samples: (x for x, *_ in batches)"
             )
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{function}: a batch must be float32, got {x.dtype}; of pixels x.float() / 255 makes one"
+            )
         if x.dim() == 0 or len(x):
+            model.likelihood.check_range(*(float(extreme) for extreme in x.aminmax()))
             yield x

@@ -39,14 +39,15 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
     Raises
     ------
     TypeError, ValueError
-        If ``batches`` is a tensor, or gives something else than tensors; if there is no data.
+        If ``batches`` is a tensor, or gives something else than floating tensors of values that the
+        likelihood can have; if there is no data.
 
     References
     ----------
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, for active units.
     """
-    checked = tensors("evaluate", batches)
+    checked = tensors("evaluate", model, batches)
     codes = CodeStatistics(model.latent_dim)
     sums = torch.zeros(2, dtype=torch.float64, device="cpu")
     with eval_mode(model):

@@ -62,7 +62,8 @@ def log_likelihood(
     ------
     TypeError, ValueError
         For a number of samples or a chunk below 1, more samples than 2**32, for a plain autoencoder,
-        for batches that are no tensors, and if there is no data.
+        for batches that are no floating tensors or have values that the likelihood cannot have, and if there
+        is no data.
 
     References
     ----------
@@ -74,9 +75,9 @@ def log_likelihood(
         raise ValueError(
             f"log_likelihood: num_samples must be at most 2**32, the draws of a key, got {count}"
         )
+    checked = tensors("log_likelihood", model, batches)
     if not model.variational:
         raise ValueError("log_likelihood: a plain autoencoder has no prior: it gives data no probability")
-    checked = tensors("log_likelihood", batches)
     estimates: list[Tensor] = []
     done = 0
     with eval_mode(model):

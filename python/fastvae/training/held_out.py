@@ -14,7 +14,7 @@ from fastvae.models import VAE
 from fastvae.training.config import Settings
 from fastvae.training.randomness import Stream, derive
 
-__all__ = ["evaluate_on"]
+__all__ = ["evaluate_on", "log_likelihood_on"]
 
 
 def evaluate_on(
@@ -31,18 +31,26 @@ def evaluate_on(
     See :func:`fastvae.evaluation.evaluate` and :func:`fastvae.evaluation.log_likelihood`. Drawn pixels
     (``binarize="dynamic"``) and codes are the same at each call with one seed.
     """
-
-    def batches() -> Iterator[Tensor]:
-        binarize = Binarize(settings.binarize, derive(seed, Stream.EVALUATION_BINARIZE))
-        source_seed = derive(seed, Stream.SOURCE)
-        for x, _ in data.batches(
-            settings.batch_size, order=None, device=device, seed=source_seed, binarize=binarize
-        ):
-            yield x.reshape(-1, *model.input_shape)
-
-    latent_seed = derive(seed, Stream.EVALUATION)
-    values = evaluate(model, batches(), seed=latent_seed)
+    batches = _batches(model, data, settings, device, seed)
+    values = evaluate(model, batches, seed=derive(seed, Stream.EVALUATION))
     if num_samples:
-        estimates = log_likelihood(model, batches(), num_samples=num_samples, seed=latent_seed)
+        estimates = log_likelihood_on(model, data, settings, device, seed=seed, num_samples=num_samples)
         values["log_likelihood"] = estimates.mean().item()
     return values
+
+
+def log_likelihood_on(
+    model: VAE, data: Data, settings: Settings, device: torch.device, *, seed: int, num_samples: int
+) -> Tensor:
+    """Estimate log p(x) of each sample, with the same pixels and codes as :func:`evaluate_on`."""
+    batches = _batches(model, data, settings, device, seed)
+    return log_likelihood(model, batches, num_samples=num_samples, seed=derive(seed, Stream.EVALUATION))
+
+
+def _batches(model: VAE, data: Data, settings: Settings, device: torch.device, seed: int) -> Iterator[Tensor]:
+    binarize = Binarize(settings.binarize, derive(seed, Stream.EVALUATION_BINARIZE))
+    source_seed = derive(seed, Stream.SOURCE)
+    for x, _ in data.batches(
+        settings.batch_size, order=None, device=device, seed=source_seed, binarize=binarize
+    ):
+        yield x.reshape(-1, *model.input_shape)

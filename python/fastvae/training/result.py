@@ -21,7 +21,7 @@ from fastvae.models.vae import without_ones
 from fastvae.training import persistence
 from fastvae.training.config import RunConfig, as_count
 from fastvae.training.device import undisturbed
-from fastvae.training.held_out import evaluate_on
+from fastvae.training.held_out import evaluate_on, log_likelihood_on
 from fastvae.training.history import Record
 from fastvae.training.randomness import Stream, derive
 
@@ -163,7 +163,8 @@ class TrainedVAE:
         Raises
         ------
         TypeError, ValueError
-            If ``x`` is no data, or its samples have another shape than the model's.
+            If ``x`` is no data, its samples have another shape than the model's, or values are NaN or
+            infinite.
         """
         data, single = self._open(x)
         means, logvars = [], []
@@ -174,6 +175,8 @@ class TrainedVAE:
             means.append(mu[: len(batch)].cpu())
             logvars.append(logvar[: len(batch)].cpu())
         mu, logvar = torch.cat(means), torch.cat(logvars)
+        if not mu.isfinite().all():
+            data.value_range()  # raises where that is because of the data, and names the rows
         if not self.model.variational:
             logvar = torch.full_like(mu, -torch.inf)
         return (mu[0], logvar[0]) if single else (mu, logvar)
@@ -342,18 +345,65 @@ class TrainedVAE:
             ``num_samples``, or one for a plain autoencoder.
         """
         if num_samples != 0:
-            num_samples = as_count("num_samples", num_samples)
-            if not self.model.variational:
-                raise ValueError(
-                    "a plain autoencoder gives data no probability: it has no log-likelihood to estimate; "
-                    "leave num_samples out"
-                )
-        opened, _ = self._open(data)
+            num_samples = self._samples_to_draw(num_samples)
+        opened, _ = self._open_to_evaluate(data)
+        settings = self.config.training
+        return evaluate_on(self.model, opened, settings, self.device, seed=seed, num_samples=num_samples)
+
+    @_undisturbed
+    def log_likelihood(self, data: object, *, num_samples: int = 100, seed: int = 0) -> Tensor:
+        """Estimate log p(x) of each sample: how usual it is, as for finding outliers.
+
+        See :func:`fastvae.evaluation.log_likelihood`; the mean is what :meth:`evaluate` gives for as many
+        codes.
+
+        Parameters
+        ----------
+        data : array, tensor, path, Dataset, ...
+            Samples ``(N, *input_shape)``, or one ``input_shape``. Where it comes with a test set, that one.
+        num_samples : int
+            Codes drawn per sample, each of which is decoded. The estimate grows with them towards log p(x).
+        seed : int
+            Of the codes, and of drawn pixels where the model was trained with ``binarize="dynamic"``.
+
+        Returns
+        -------
+        Tensor
+            In nats, float64 on the CPU, ``(N,)``, or a scalar for one sample.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`evaluate`.
+
+        References
+        ----------
+        Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, equation 8.
+        """
+        num_samples = self._samples_to_draw(num_samples)
+        opened, single = self._open_to_evaluate(data)
+        settings = self.config.training
+        estimates = log_likelihood_on(
+            self.model, opened, settings, self.device, seed=seed, num_samples=num_samples
+        )
+        return estimates[0] if single else estimates
+
+    def _samples_to_draw(self, num_samples: int) -> int:
+        num_samples = as_count("num_samples", num_samples)
+        if not self.model.variational:
+            raise ValueError(
+                "a plain autoencoder gives data no probability: it has no log-likelihood to estimate; "
+                "leave num_samples out"
+            )
+        return num_samples
+
+    def _open_to_evaluate(self, data: object) -> tuple[Data, bool]:
+        """Open data, or the test set that comes with it, whose values the likelihood can have."""
+        opened, single = self._open(data)
         if opened.test is not None:
             opened = opened.test
         self.model.likelihood.check_range(*opened.value_range())
-        settings = self.config.training
-        return evaluate_on(self.model, opened, settings, self.device, seed=seed, num_samples=num_samples)
+        return opened, single
 
     def save(self, path: str | Path) -> Path:
         """Write the model, its config and its history to a folder, which :func:`fastvae.load` reads.
