@@ -164,6 +164,7 @@ def test_it_is_a_module_too():
         (["sample", "nowhere", "-n", "-2", "-o", "a.npy"], "-n/--number: expected a whole number"),
         (["sample", "nowhere", "-n", "2"], "required: -o/--output"),
         (["sample", "nowhere", "-n", "2", "-o", "a.jpg"], "OUT must end in .npy or .png, or be a new folder"),
+        (["sample", "nowhere", "-n", "2", "-o", "-"], "cannot write -; OUT must end in .npy or .png"),
         (["sample", "nowhere", "-n", "20000", "-o", "a.png"], "one picture holds at most 10000"),
         (["reconstruct", "nowhere", "digits", "-o", "a.jpg"], "OUT must end in .npy or .png"),
         (["info", "."], "no fastvae run"),

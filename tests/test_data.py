@@ -283,6 +283,34 @@ def test_npz_takes_the_only_array_or_the_one_with_a_known_name(tmp_path):
         open_data(tmp_path / "unclear.npz")
 
 
+def test_npz_with_a_test_set_beside_its_training_samples(tmp_path):
+    """As Keras has its data sets."""
+    x = np.arange(40, dtype=np.uint8).reshape(10, 2, 2)
+    labels = {"y_train": np.arange(6), "y_test": np.arange(4)}
+    np.savez(tmp_path / "both.npz", x_train=x[:6] * 5, x_test=x[6:] % 2, **labels)
+    data = open_data(tmp_path / "both.npz")
+    assert len(data) == 6
+    assert data.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert data.test.labels.tolist() == [0, 1, 2, 3]
+    assert data.pixels
+    assert everything(data.test).max() == np.float32(1 / 255), "scaled as the others are"
+    np.savez(tmp_path / "odd.npz", x_train=x[:6], x_test=x[6:, 0])
+    with pytest.raises(
+        ValueError, match=r"'x_train' has samples of shape \(2, 2\), 'x_test' of shape \(2,\)"
+    ):
+        open_data(tmp_path / "odd.npz")
+    np.savez(tmp_path / "several.npz", X=x, data=x)
+    with pytest.raises(ValueError, match=r"cannot tell which .* found 'X', 'data'"):
+        open_data(tmp_path / "several.npz")
+
+
+def test_columns_of_one_name_are_refused():
+    """Their order could not be looked at later."""
+    frame = pd.DataFrame(np.ones((3, 4)), columns=["a", "b", "a", "c"])
+    with pytest.raises(ValueError, match=r"several called 'a'; rename them"):
+        open_data(frame)
+
+
 def test_labels_that_are_no_classes_are_left_out(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 2)), y=np.array([0.5, 1, 2]))
     assert open_data(tmp_path / "a.npz").labels is None

@@ -44,6 +44,9 @@ def test_warm_up_is_a_straight_line_over_a_fraction_of_all_steps():
     assert weights[10:] == [2.0] * 10
     assert kl_weight(0, 20, beta=2.0, warmup=0.0) == 2.0
     assert kl_weight(19, 20, beta=2.0, warmup=1.0) == 2.0
+    for warmup in (10, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"a fraction of all steps, got .*; for n steps write n / total"):
+            kl_weight(0, 20, beta=2.0, warmup=warmup)
 
 
 def test_an_evaluation_does_not_depend_on_the_batches(model, x):

@@ -25,7 +25,7 @@ MOST_IN_A_GRID = 10_000
 def run(options: Namespace) -> int:
     """Write samples to a file or a folder."""
     output = Path(options.output)
-    if output.suffix not in {".npy", ".png", ""}:
+    if output.suffix not in {".npy", ".png", ""} or options.output == "-":
         raise ValueError(f"cannot write {output}; OUT must end in .npy or .png, or be a new folder")
     if output.suffix == ".png" and options.number > MOST_IN_A_GRID:
         raise ValueError(

@@ -14,7 +14,8 @@ from fastvae.data.arrays import open_array
 from fastvae.data.limits import RESIDENT_BYTES
 from fastvae.data.resident import ResidentData
 
-SAMPLE_NAMES = ("data", "x", "X", "images", "x_train", "arr_0")
+TRAIN_NAME, TEST_NAME, TEST_LABELS = "x_train", "x_test", "y_test"
+SAMPLE_NAMES = ("data", "x", "X", "images", TRAIN_NAME, "arr_0")
 LABEL_NAMES = ("labels", "y", "Y", "label", "y_train", "target")
 
 
@@ -41,12 +42,14 @@ def open_npy(path: Path, *, name: str = "data") -> ResidentData:
 def open_npz(path: Path, *, name: str = "data") -> ResidentData:
     """Open the samples of an ``.npz`` file: its only array, or the one called data, x, images or x_train.
 
-    An array of whole numbers called labels, y or y_train gives the classes.
+    An array of whole numbers called labels, y or y_train gives the classes. Beside x_train, x_test (and
+    y_test) is the held-out set.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`open_npy`, and if none of several arrays has such a name; the text lists them.
+        As :func:`open_npy`, and if none of several arrays has such a name, or more than one; the text lists
+        them.
     """
     with path.open("rb") as file:  # opened here, because NumPy leaves a damaged file open
         with _naming(path):
@@ -54,18 +57,36 @@ def open_npz(path: Path, *, name: str = "data") -> ResidentData:
         if isinstance(archive, np.ndarray):
             raise ValueError(f"{path}: this is an .npy file; give it that suffix")
         names = list(archive.files)
-        chosen = names[0] if len(names) == 1 else next((n for n in SAMPLE_NAMES if n in names), None)
-        if chosen is None:
+        known = names if len(names) == 1 else [candidate for candidate in SAMPLE_NAMES if candidate in names]
+        if len(known) != 1:
             found = ", ".join(map(repr, names)) or "nothing"
             raise ValueError(
-                f"{path}: cannot tell which array holds the samples; expected one array, or one called "
-                f"{', '.join(SAMPLE_NAMES)}, found {found}; or give numpy.load(path)[...] itself"
+                f"{path}: cannot tell which array holds the samples; expected one array, or one of those "
+                f"called {', '.join(SAMPLE_NAMES)}, found {found}; or give numpy.load(path)[...] itself"
             )
+        chosen = known[0]
         label_name = next((n for n in LABEL_NAMES if n in names and n != chosen), None)
+        with_test = chosen == TRAIN_NAME and TEST_NAME in names
         with _naming(path):
             samples = np.asarray(archive[chosen])
             labels = None if label_name is None else _classes(np.asarray(archive[label_name]), samples)
-    return open_array(samples, name=f"{name}: {path} {chosen!r}", source=str(path), labels=labels)
+            held_out = np.asarray(archive[TEST_NAME]) if with_test else None
+            of_held_out = np.asarray(archive[TEST_LABELS]) if with_test and TEST_LABELS in names else None
+    data = open_array(samples, name=f"{name}: {path} {chosen!r}", source=str(path), labels=labels)
+    if held_out is not None:
+        data.test = open_array(
+            held_out,
+            name=f"{name}: {path} {TEST_NAME!r}",
+            source=f"{path} {TEST_NAME!r}",
+            labels=None if of_held_out is None else _classes(of_held_out, held_out),
+            pixels=data.pixels,
+        )
+        if data.test.shape != data.shape:
+            raise ValueError(
+                f"{name}: {path}: {TRAIN_NAME!r} has samples of shape {data.shape}, {TEST_NAME!r} of shape "
+                f"{data.test.shape}"
+            )
+    return data
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def open_frame(frame: Any, *, name: str = "data") -> ResidentData:
     TypeError
         If a column does not hold numbers; the text names the columns.
     ValueError
-        If there are no rows or no columns.
+        If there are no rows or no columns, or several of one name.
     """
     columns = [str(column) for column in frame.columns]
     if not len(frame) or not columns:
@@ -44,7 +45,13 @@ def open_frame(frame: Any, *, name: str = "data") -> ResidentData:
     if other:
         raise TypeError(
             f"{name}: every column must hold numbers, these do not: {_few(other)}; drop them, or turn "
-            "categories into numbers with pandas.get_dummies"
+            "categories into numbers with pandas.get_dummies, and dates with .astype('int64'), standardised"
+        )
+    twice = [repr(column) for column, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{name}: columns are told apart by their names, and there are several called {_few(twice)}; "
+            "rename them, or give frame.to_numpy()"
         )
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and is reported with its row
         values = frame.to_numpy(dtype=np.float32, na_value=np.nan)

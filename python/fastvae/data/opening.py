@@ -41,8 +41,9 @@ def open_data(data: Any, *, workers: int = 0, name: str = "data", pixels: bool |
         A NumPy array or a tensor with samples along the first axis; a torch ``Dataset``, whose items may be
         tensors, arrays, Pillow images or ``(x, y)`` tuples; a torch ``DataLoader``; a pandas ``DataFrame`` of
         numbers; the name ``"digits"``; or the path of an ``.npy`` or ``.npz`` file, of an IDX file, of a
-        folder of IDX files named as those of MNIST, or of a folder of images, whose subfolders are classes. A
-        :class:`Data` is given back as it is.
+        folder of IDX files named as those of MNIST, or of a folder of images, whose subfolders are classes
+        (what is transparent in them is white). Of an ``.npz`` file the array called data, x, images or
+        x_train is taken, with x_test as its test set. A :class:`Data` is given back as it is.
     workers : int
         Processes that read a Dataset or images; 0 reads in this one. The samples do not depend on it.
     name : str
@@ -111,7 +112,12 @@ def _open_path(given: str | os.PathLike[str], name: str, workers: int) -> Data:
         return open_npz(path, name=name)
     if is_idx_name(path):
         return open_idx_file(path, name=name)
-    hint = "; read the table first: pandas.read_csv(path)" if suffix in {".csv", ".tsv"} else ""
+    hint = (
+        '; read the table first: pandas.read_csv(path), or save its numbers: numpy.save("table.npy", '
+        'pandas.read_csv(path).to_numpy("float32"))'
+        if suffix in {".csv", ".tsv"}
+        else ""
+    )
     raise ValueError(
         f"{name}: cannot read {path}; expected an .npy or .npz file, an IDX file called as those of MNIST, "
         f"or a folder of images or IDX files{hint}"

@@ -61,6 +61,11 @@ NOT_NEEDED = {
     "input_dim": "the shape is taken from the data",
     "input_shape": "the shape is taken from the data",
     "shuffle": "every epoch is shuffled",
+    "early_stopping": "a warning says at which epoch the held-out bound was best, and epochs= ends there",
+    "patience": "a warning says at which epoch the held-out bound was best, and epochs= ends there",
+    "callbacks": "result.history has every epoch; fastvae.functional is for a loop of your own",
+    "scheduler": "Adam runs at one learning_rate; fastvae.functional is for a loop of your own",
+    "optimizer": "it is Adam; fastvae.functional is for a loop of your own",
 }
 
 

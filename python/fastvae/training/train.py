@@ -14,7 +14,7 @@ from torch import nn
 
 from fastvae.data import Data, open_data
 from fastvae.errors import NonFiniteError
-from fastvae.models import Likelihood, ModelSpec, build_model
+from fastvae.models import PRESETS, Likelihood, ModelSpec, build_model
 from fastvae.models.probe import check_networks
 from fastvae.training.aliases import reject_unknown
 from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
@@ -85,7 +85,8 @@ def train(
     latent_dim : int
         Number of codes.
     model : str
-        Networks by name: ``"mlp"``, dense layers for any shape, or ``"conv"``, for images.
+        Networks by name: ``"mlp"``, dense layers for any shape, or ``"conv"``, for images ``(H, W)`` or
+        ``(C, H, W)``; a signal of C channels is one as ``(C, 1, L)``.
     encoder, decoder : nn.Module, optional
         Networks of your own in place of the model's; see :class:`fastvae.VAE` for their shapes. They are
         trained in place: an earlier result that has them changes too. What is frozen (no parameter requires a
@@ -193,6 +194,8 @@ def train(
             f"model must be a name, got {type(model).__name__}; pass networks of your own as encoder= and "
             "decoder="
         )
+    if model not in PRESETS:
+        raise ValueError(f"model must be one of {', '.join(map(repr, PRESETS))}, got {model!r}")
     if not isinstance(variational, bool):
         raise TypeError(f"variational must be True or False, got {variational!r}")
     if settings.free_bits and not variational:
