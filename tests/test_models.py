@@ -186,6 +186,14 @@ def test_networks_that_do_not_fit_say_what_is_wrong(encoder, decoder, message):
         check_networks(model, torch.rand(1, 6))
 
 
+def test_weights_of_another_dtype_are_named():
+    model = VAE(nn.Linear(6, 4).double(), nn.Linear(2, 6), Bernoulli(), latent_dim=2, input_shape=(6,))
+    with pytest.raises(
+        ValueError, match=r"weights are torch\.float64: module\.to\(torch\.float32\) makes them"
+    ):
+        check_networks(model, torch.rand(2, 6))
+
+
 def test_a_likelihood_is_an_object():
     for given in ("bernoulli", Bernoulli):
         with pytest.raises(

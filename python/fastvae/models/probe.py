@@ -97,6 +97,11 @@ def _try(part: str, network: nn.Module, x: Tensor, hint: str) -> None:
     try:
         network(x)
     except Exception as error:  # whatever a module of the user's own may raise
+        others = [
+            p for p in network.parameters() if not is_lazy(p) and p.is_floating_point() and p.dtype != x.dtype
+        ]
+        if others:
+            hint = f"its weights are {others[0].dtype}: module.to({x.dtype}) makes them fit"
         raise ValueError(
             f"the {part} failed on a {x.dtype} batch of shape {tuple(x.shape)}: {error} ({hint})"
         ) from error
