@@ -39,8 +39,8 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
     Raises
     ------
     TypeError, ValueError
-        If ``batches`` is a tensor, or gives something else than floating tensors of values that the
-        likelihood can have; if there is no data.
+        If ``batches`` is a tensor, or gives something else than tensors, or values that the likelihood
+        cannot have; if there is no data.
 
     References
     ----------

@@ -62,7 +62,7 @@ def log_likelihood(
     ------
     TypeError, ValueError
         For a number of samples or a chunk below 1, more samples than 2**32, for a plain autoencoder,
-        for batches that are no floating tensors or have values that the likelihood cannot have, and if there
+        for batches that are no tensors or have values that the likelihood cannot have, and if there
         is no data.
 
     References
