@@ -756,31 +756,43 @@ def test_any_other_network_is_put_in_train_mode(frozen, eval_mode):
     assert not torch.equal(network[1].running_mean, before)
 
 
-def with_sigmoid():
-    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 16), nn.Sigmoid())
+class WithSigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 16))
+
+    def forward(self, z):
+        return torch.sigmoid(self.layers(z)).view(-1, 4, 4)
 
 
-def test_a_decoder_of_probabilities_is_refused():
-    """pythae's and most tutorials end in a sigmoid; with it no probability comes out below 1/2."""
-    with pytest.raises(ValueError, match=r"numbers between 0 and 1 whatever .* takes logits.*leave .* out"):
-        run(decoder=with_sigmoid())
-    run(decoder=with_sigmoid(), likelihood="gaussian")
+def test_a_decoder_that_ends_in_a_sigmoid_is_refused():
+    """pythae's and most tutorials' do; with it no probability comes out below 1/2."""
+    as_module = nn.Sequential(nn.Linear(2, 16), nn.Sigmoid())
+    for decoder in (WithSigmoid(), as_module):
+        with pytest.raises(ValueError, match=r"ends in a sigmoid, .* takes logits .*leave .* out"):
+            run(decoder=decoder)
+    run(decoder=WithSigmoid(), likelihood="gaussian")
 
-    class Fine(nn.Module):
-        """Begins with small positive logits, of which some do not depend on the code."""
 
-        def __init__(self, weight):
-            super().__init__()
-            self.layer = nn.Linear(2, 16)
-            with torch.no_grad():
-                self.layer.weight.fill_(weight)
-                self.layer.bias.fill_(0.5)
+def test_logits_may_begin_between_0_and_1():
+    decoder = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 16))
+    with torch.no_grad():
+        decoder[2].weight.mul_(1e-3)
+        decoder[2].bias.fill_(0.5)
+    run(decoder=decoder)
+    gated = nn.Sequential(nn.Linear(2, 16), nn.Sigmoid(), nn.Linear(16, 16))
+    with torch.no_grad():
+        gated[2].weight.fill_(1 / 16)
+        gated[2].bias.fill_(0.0)
+    run(decoder=gated)
 
-        def forward(self, z):
-            return self.layer(z)
+    class Probabilities(Bernoulli):
+        """A likelihood of one's own, that takes what a sigmoid gives."""
 
-    for weight in (0.0, 1e-3):
-        run(decoder=Fine(weight))
+        def log_prob(self, params, x):
+            return super().log_prob(params.clamp(1e-6, 1 - 1e-6).logit(), x)
+
+    run(decoder=WithSigmoid(), likelihood=Probabilities())
 
 
 def test_a_layer_that_is_never_reached_and_has_no_size_is_named():

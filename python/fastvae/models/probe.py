@@ -18,8 +18,8 @@ LARGEST_LOGVAR = 20.0
 """Of an encoder that is not trained yet. The KL holds exp of it, and so do the gradients: with data of a size
 that gives more, Adam's averages of their squares stay so large, or infinite, that no weight moves again."""
 
-FAR = 1e4
-"""A code for which only what is bounded by itself stays small."""
+SHAPING = ("View", "UnsafeView", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Permute", "Alias", "Clone")
+"""How the names of the autograd nodes begin that change the shape of a tensor and nothing else."""
 
 
 def check_networks(model: VAE, x: Tensor) -> None:
@@ -48,8 +48,8 @@ def check_networks(model: VAE, x: Tensor) -> None:
         _try("decoder", model.decoder, mu, "its input is a batch of codes")
         params = model.parameters_of(mu)
         recon = model.likelihood.log_prob(params, x)
-        if isinstance(model.likelihood, Bernoulli) and _in_unit_interval(params):
-            _refuse_probabilities(model, mu)
+        if type(model.likelihood) is Bernoulli and ((params >= 0) & (params <= 1)).all():
+            _refuse_sigmoid(model, mu)
     if recon.shape != (len(x),):
         raise ValueError(
             f"log_prob of the {model.likelihood.name} likelihood must give one number per sample, shape "
@@ -75,22 +75,17 @@ def check_networks(model: VAE, x: Tensor) -> None:
         raise ValueError("there is nothing to train: no parameter of the networks requires a gradient")
 
 
-def _refuse_probabilities(model: VAE, mu: Tensor) -> None:
-    """Raise if the decoder gives numbers between 0 and 1 for codes of any size: then it ends in a sigmoid."""
-    far = torch.stack((torch.full_like(mu[0], FAR), torch.full_like(mu[0], -FAR)))
-    try:
-        one, other = model.parameters_of(far)
-    except Exception:
-        return
-    if _in_unit_interval(one) and _in_unit_interval(other) and not torch.equal(one, other):
+def _refuse_sigmoid(model: VAE, mu: Tensor) -> None:
+    """Raise if the last operation of the decoder, but for its shape, is a sigmoid."""
+    with torch.enable_grad():
+        node = model.parameters_of(mu.detach().requires_grad_()).grad_fn
+    while node is not None and any(node.name().startswith(shaping) for shaping in SHAPING):
+        node = node.next_functions[0][0]
+    if node is not None and node.name().startswith("SigmoidBackward"):
         raise ValueError(
-            "the decoder gives numbers between 0 and 1 whatever its codes are, as with a sigmoid at its end; "
-            "the Bernoulli likelihood takes logits and has the sigmoid itself: leave that of the decoder out"
+            "the decoder ends in a sigmoid, and the Bernoulli likelihood takes logits and has the sigmoid "
+            "itself: leave that of the decoder out"
         )
-
-
-def _in_unit_interval(params: Tensor) -> bool:
-    return bool(((params >= 0) & (params <= 1)).all())
 
 
 def _try(part: str, network: nn.Module, x: Tensor, hint: str) -> None:
