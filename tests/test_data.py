@@ -299,6 +299,9 @@ def test_npz_with_a_test_set_beside_its_training_samples(tmp_path):
         ValueError, match=r"'x_train' has samples of shape \(2, 2\), 'x_test' of shape \(2,\)"
     ):
         open_data(tmp_path / "odd.npz")
+    np.savez(tmp_path / "scales.npz", x_train=x[:6] / 255, x_test=x[6:])
+    with pytest.raises(ValueError, match=r"'x_train' is float64 and 'x_test' uint8; 8-bit values are scaled"):
+        open_data(tmp_path / "scales.npz")
     np.savez(tmp_path / "several.npz", X=x, data=x)
     with pytest.raises(ValueError, match=r"cannot tell which .* found 'X', 'data'"):
         open_data(tmp_path / "several.npz")

@@ -419,6 +419,9 @@ def test_a_run_of_an_earlier_version_is_loaded(tmp_path):
     back = load(tmp_path / "run", device="cpu", encoder=module(torch.zeros(5)))
     assert back.model.encoder.part.tolist() == [0.0, 1.0]
     assert torch.equal(back.encode(PIXELS), result.encode(PIXELS))
+    apart = Keeps({"whole": torch.zeros(5), "part": torch.zeros(2)})
+    with pytest.raises(FileFormatError, match=r"missing: encoder\.part"):
+        load(tmp_path / "run", device="cpu", encoder=apart)
     (tmp_path / "run" / "latent.png").write_bytes(b"")
     back.save(tmp_path / "run")
     assert (tmp_path / "run" / "latent.png").exists(), "a picture of this run"

@@ -1,5 +1,6 @@
 """The loop does what its formulae say, the same way each time, and refuses what cannot work."""
 
+import math
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ from fastvae.models import Bernoulli, Gaussian, Likelihood, ModelSpec, build_mod
 from fastvae.training import load, train
 from fastvae.training.aliases import ALIASES
 from fastvae.training.choices import choose_epochs
+from fastvae.training.diagnosis import report_overfitting
 from fastvae.training.randomness import Stream, derive
 
 
@@ -975,6 +977,25 @@ def test_overfitting_is_told_with_the_epoch_to_end_at():
     assert bounds[best] - bounds[-1] > 1
     shorter = run(few, validation=others, hidden_dims=(64,), epochs=best + 1, learning_rate=5e-3)
     assert shorter.history[-1]["val_elbo"] == bounds[best], "an epoch is the same whatever comes after it"
+
+
+def test_neither_a_bad_epoch_nor_two_bounds_that_fall_together_are_overfitting():
+    def told(held_out, training):
+        history = [
+            {"epoch": number, "val_elbo": bound, "elbo": elbo}
+            for number, (bound, elbo) in enumerate(zip(held_out, training, strict=True), 1)
+        ]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report_overfitting(history)
+        return len(caught)
+
+    assert told([-50, -20, -30, -35, -40], [-60, -25, -15, -10, -5]) == 1
+    assert told([math.nan, -20, -30, -35, -40], [-60, -25, -15, -10, -5]) == 1
+    assert told([-50, -20, -19, -18, -40], [-60, -25, -15, -10, -5]) == 0
+    assert told([-45, -48, -50, -51, -52], [-52, -47, -50, -50, -51]) == 0
+    assert told([None] * 3, [-52, -47, -50]) == 0
+    assert told([-20, -20.3, -20.6, -20.8], [-30, -20, -10, 0]) == 0
 
 
 def test_a_bound_that_falls_as_asked_for_is_no_overfitting():

@@ -74,6 +74,11 @@ def open_npz(path: Path, *, name: str = "data") -> ResidentData:
             of_held_out = np.asarray(archive[TEST_LABELS]) if with_test and TEST_LABELS in names else None
     data = open_array(samples, name=f"{name}: {path} {chosen!r}", source=str(path), labels=labels)
     if held_out is not None:
+        if (held_out.dtype == np.uint8) != (samples.dtype == np.uint8):
+            raise ValueError(
+                f"{name}: {path}: {TRAIN_NAME!r} is {samples.dtype} and {TEST_NAME!r} {held_out.dtype}; "
+                "8-bit values are scaled and others are not, so both must be or neither"
+            )
         data.test = open_array(
             held_out,
             name=f"{name}: {path} {TEST_NAME!r}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor
 
 from fastvae.models import VAE
@@ -38,5 +39,6 @@ def _each(function: str, model: VAE, batches: Iterable[Tensor]) -> Iterator[Tens
             )
         if x.dim() == 0 or len(x):
             if x.is_floating_point():
-                model.likelihood.check_range(*(float(extreme) for extreme in x.aminmax()))
+                low, high = torch.stack(x.aminmax()).tolist()
+                model.likelihood.check_range(low, high)
             yield x

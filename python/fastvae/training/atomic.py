@@ -73,7 +73,7 @@ def _rename(places: Mapping[Path, Path]) -> None:
             with _told_of(path):
                 temporary.replace(path)
             replaced.append((path, content))
-    except OSError:
+    except BaseException:
         for path, content in replaced:
             if content is None:
                 path.unlink()

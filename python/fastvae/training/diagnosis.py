@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from operator import itemgetter
@@ -18,6 +19,8 @@ __all__ = ["report_collapse", "report_overfitting", "report_skipped"]
 
 LEAST_DROP, LEAST_SHARE = 1.0, 0.1
 """In nats per sample, and of the best bound: a drop of less is not spoken of."""
+AT_THE_END = 3
+"""Epochs, of which the best counts as the end."""
 COLLAPSED_KL = 0.01
 """Nats per sample: below this the codes carry nothing."""
 
@@ -66,16 +69,21 @@ def report_collapse(kl: float | None, *, beta: float) -> None:
 
 def report_overfitting(history: Sequence[Record]) -> None:
     """Warn if the bound of the held-out data ended well below its best, unless the other one fell too."""
-    held_out = [(bound, record) for record in history if (bound := record["val_elbo"]) is not None]
+    held_out = [
+        (bound, record)
+        for record in history
+        if (bound := record["val_elbo"]) is not None and math.isfinite(bound)
+    ]
     if not held_out:
         return
-    (best, then), (last, now) = max(held_out, key=itemgetter(0)), held_out[-1]
-    falls = best - last > max(LEAST_DROP, LEAST_SHARE * abs(best))
-    # With a small beta both may fall: that is what was asked for.
-    if falls and (now["elbo"] or 0.0) > (then["elbo"] or 0.0):
+    best, then = max(held_out, key=itemgetter(0))
+    last = max(bound for bound, _ in held_out[-AT_THE_END:])
+    drop, gap = best - last, (history[-1]["elbo"] or 0.0) - last
+    # Without a gap between the two both fell, as with a small beta or many free bits: that was asked for.
+    if drop > max(LEAST_DROP, LEAST_SHARE * abs(best)) and gap > drop / 2:
         warnings.warn(
             f"the bound of the held-out data was best after epoch {then['epoch']:.0f}, {best:.2f} nats, and "
-            f"ended at {last:.2f}, while that of the training data grew: it was learned by heart. Try "
+            f"ended at {last:.2f}, far below that of the training data: it was learned by heart. Try "
             f"epochs={then['epoch']:.0f}, more data, smaller hidden_dims or weight_decay",
             OverfittingWarning,
             stacklevel=3,

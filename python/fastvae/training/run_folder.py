@@ -71,17 +71,22 @@ class RunFolder:
             If the run cannot be written, or Ctrl-C twice cut that; it holds the result.
         """
         written = False
+        stopped: BaseException | None = None
         try:
             with uninterrupted():
-                result.save(self.path)
-                written = True
-        except (Exception, KeyboardInterrupt) as error:
-            if not written:
-                why = error if isinstance(error, Exception) else error.__context__ or error
-                reason = str(why) or type(why).__name__
-                lost = RunNotWrittenError(f"the run could not be written to {self.path} ({reason})", result)
-                lost.add_note("the trained model is in this error: error.result.save(another_folder)")
-                raise lost from error
+                try:
+                    result.save(self.path)
+                    written = True
+                except Exception as error:
+                    stopped = error
+        except KeyboardInterrupt as error:
+            stopped = stopped or error
+        if not written:
+            reason = str(stopped) or type(stopped).__name__
+            lost = RunNotWrittenError(f"the run could not be written to {self.path} ({reason})", result)
+            lost.add_note("the trained model is in this error: error.result.save(another_folder)")
+            raise lost from stopped
+        if stopped is not None:
             progress.say("interrupted while writing; the run is written, its pictures are missing")
             return
         progress.say(f"run folder: {self.path}")

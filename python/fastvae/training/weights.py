@@ -74,12 +74,20 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, str]:
                 tensor.data = tensor.data.contiguous()  # an expanded one cannot be written to
         # Before there was such a table, a view of another tensor was left out, and named in the metadata.
         missing, unexpected = model.load_state_dict(tensors, strict=SAME in metadata)
-    lost = [name for name in missing if name not in metadata]
+        own_state = model.state_dict()
+    lost = [name for name in missing if not _shares(own_state, name, metadata.get(name, name))]
     if lost or unexpected:
         raise RuntimeError(
             f"missing: {', '.join(lost) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
         )
     return metadata
+
+
+def _shares(state: dict[str, Tensor], name: str, kept: str) -> bool:
+    """Whether a tensor lies in the memory of another one, with which it was given its values."""
+    if name == kept or kept not in state:
+        return False
+    return state[name].untyped_storage().data_ptr() == state[kept].untyped_storage().data_ptr()
 
 
 def _state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
