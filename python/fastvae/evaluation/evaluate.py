@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from fastvae.evaluation.active_units import ACTIVE_VARIANCE, CodeStatistics
-from fastvae.evaluation.batches import tensors
+from fastvae.evaluation.batches import in_range, tensors
 from fastvae.models import VAE
 from fastvae.models.modes import eval_mode
 from fastvae.noise import Seed
 from fastvae.ops.noise.seed import seed_tensor
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_in_range"]
 
 
-@torch.no_grad()
 def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[str, float]:
     """Evaluate the bound at ``beta = 1`` with one sample of the codes per data point.
 
@@ -47,11 +46,16 @@ def evaluate(model: VAE, batches: Iterable[Tensor], *, seed: Seed = 0) -> dict[s
     Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, equation 3;
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, for active units.
     """
-    checked = tensors("evaluate", model, batches)
+    return evaluate_in_range(model, in_range(model, tensors("evaluate", model, batches)), seed)
+
+
+@torch.no_grad()
+def evaluate_in_range(model: VAE, batches: Iterable[Tensor], seed: Seed) -> dict[str, float]:
+    """Evaluate on batches whose range was looked at before; see :func:`evaluate`."""
     codes = CodeStatistics(model.latent_dim)
     sums = torch.zeros(2, dtype=torch.float64, device="cpu")
     with eval_mode(model):
-        for x in checked:
+        for x in batches:
             if model.variational and not codes.count:
                 # One key for all batches, also where it is drawn from a generator.
                 seed = seed_tensor(seed, x.device)

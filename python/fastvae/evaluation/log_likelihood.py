@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastvae import functional
-from fastvae.evaluation.batches import tensors
+from fastvae.evaluation.batches import in_range, tensors
 from fastvae.models import VAE
 from fastvae.models.likelihoods import LIKELIHOODS
 from fastvae.models.modes import eval_mode
@@ -81,7 +81,7 @@ def log_likelihood(
     estimates: list[Tensor] = []
     done = 0
     with eval_mode(model):
-        for x in checked:
+        for x in in_range(model, checked):
             if not estimates:
                 # One key for all chunks, also where it is drawn from a generator.
                 seed = seed_tensor(seed, x.device)

@@ -12,7 +12,7 @@ from fastvae.models.likelihoods import LIKELIHOODS, Likelihood
 from fastvae.models.presets import PRESETS
 from fastvae.models.vae import VAE
 
-__all__ = ["ModelSpec", "build_model", "check_parts"]
+__all__ = ["ModelSpec", "build_model", "check_parts", "named"]
 
 T = TypeVar("T")
 
@@ -76,10 +76,10 @@ def build_model(
     """
     check_parts(spec, {"encoder": encoder, "decoder": decoder, "likelihood": likelihood})
     if likelihood is None:
-        factory = _named(LIKELIHOODS, "likelihood", spec.likelihood)
+        factory = named(LIKELIHOODS, "likelihood", spec.likelihood)
         likelihood = factory() if spec.variance is None else factory(spec.variance)
     if encoder is None or decoder is None:
-        preset = _named(PRESETS, "model", spec.preset)
+        preset = named(PRESETS, "model", spec.preset)
         networks = preset(
             spec.input_shape, spec.latent_dim, maps=likelihood.maps, hidden_dims=spec.hidden_dims
         )
@@ -128,7 +128,8 @@ def _article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def _named(table: Mapping[str, T], option: str, name: str) -> T:
+def named(table: Mapping[str, T], option: str, name: str) -> T:
+    """Look up the value of an option, or raise a ``ValueError`` that lists what there is."""
     if name not in table:
         raise ValueError(f"{option} must be one of {', '.join(map(repr, table))}, got {name!r}")
     return table[name]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastvae.data import Data
 from fastvae.data.binarize import Binarize
-from fastvae.evaluation import evaluate, log_likelihood
+from fastvae.evaluation import log_likelihood
+from fastvae.evaluation.evaluate import evaluate_in_range
 from fastvae.models import VAE
 from fastvae.training.config import Settings
 from fastvae.training.randomness import Stream, derive
@@ -32,7 +33,7 @@ def evaluate_on(
     (``binarize="dynamic"``) and codes are the same at each call with one seed.
     """
     batches = _batches(model, data, settings, device, seed)
-    values = evaluate(model, batches, seed=derive(seed, Stream.EVALUATION))
+    values = evaluate_in_range(model, batches, derive(seed, Stream.EVALUATION))
     if num_samples:
         estimates = log_likelihood_on(model, data, settings, device, seed=seed, num_samples=num_samples)
         values["log_likelihood"] = estimates.mean().item()

@@ -16,6 +16,7 @@ from fastvae.data import Data, open_data
 from fastvae.errors import NonFiniteError
 from fastvae.models import PRESETS, Likelihood, ModelSpec, build_model
 from fastvae.models.probe import check_networks
+from fastvae.models.spec import named
 from fastvae.training.aliases import reject_unknown
 from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
 from fastvae.training.compilation import Compilation, check_compile, choose_compilation
@@ -194,8 +195,7 @@ def train(
             f"model must be a name, got {type(model).__name__}; pass networks of your own as encoder= and "
             "decoder="
         )
-    if model not in PRESETS:
-        raise ValueError(f"model must be one of {', '.join(map(repr, PRESETS))}, got {model!r}")
+    named(PRESETS, "model", model)
     if not isinstance(variational, bool):
         raise TypeError(f"variational must be True or False, got {variational!r}")
     if settings.free_bits and not variational:
