@@ -298,6 +298,32 @@ class AdamTests:
         marked[0][1][3] = math.nan
         assert float(adam.step(*marked)) == 1.0
 
+    def test_another_one_with_its_averages_goes_on_with_the_same_bits(self, device):
+        """Also where a parameter has no numbers, or has not moved in each step."""
+        sizes = [*SIZES, 0, 7]
+        parameters = placed(numbers(sizes, 0), device)
+        rates = rates_of(parameters, (RATE, DECAY), (RATE, 0.0))
+        adam = self.adam(parameters, rates, **ADAM)
+
+        def step(adam, number):
+            gradients = placed(numbers(sizes, number), device)
+            adam.step(ok(device), [*gradients[:-1], gradients[-1] if number % 2 else None])
+
+        for number in (1, 2, 3):
+            step(adam, number)
+        others = [parameter.clone() for parameter in parameters]
+        other = self.adam(others, rates, **ADAM)
+        kept = adam.averages()
+        assert [each.mean.numel() for each in kept] == sizes
+        counts = [3 if size else 0 for size in sizes[:-1]] + [2]
+        for each, count in zip(kept, counts, strict=True):
+            assert each.powers.tolist() == pytest.approx([beta**count for beta in ROUNDED], rel=1e-15, abs=0)
+        other.restore(kept)
+        for number in (4, 5):
+            step(adam, number)
+            step(other, number)
+        assert_same(others, parameters)
+
     def test_the_optimizer_takes_it_with_the_rates_of_each_parameter(self, device):
         model, other = Model().to(device), Model()
         optimizer = CautiousAdam(model, learning_rate=RATE, weight_decay=DECAY)

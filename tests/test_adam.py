@@ -97,6 +97,33 @@ def test_empty_parameters_are_no_trouble():
     assert_close(parameters, reference.parameters, 1)
 
 
+def test_averages_go_to_tensors_that_fit():
+    adam = _core.Adam((0.9, 0.999), 1e-8, [(3, RATE, 0.0), (2, RATE, 0.0)])
+    fitting = [torch.zeros(3), torch.zeros(2), torch.zeros(3), torch.zeros(2)]
+    powers = [[0.9, 0.999], [1.0, 0.0]]
+    adam.restore(fitting, powers)
+    assert adam.averages(fitting) == powers
+    memory = torch.zeros(5)
+    for wrong in (
+        fitting[:3],
+        [*fitting, torch.zeros(1)],
+        fitting[::-1],
+        [*fitting[:3], torch.zeros(2, dtype=torch.float64)],
+        [*fitting[:3], torch.zeros(4)[::2]],
+        [*fitting[:3], None],
+    ):
+        for call in (adam.averages, lambda tensors: adam.restore(tensors, powers)):
+            with pytest.raises(ValueError, match=r"expected plain, contiguous .* of \[3, 2, 3, 2\] elements"):
+                call(wrong)
+    with pytest.raises(ValueError, match="two tensors share memory"):
+        adam.averages([memory[:3], memory[3:], torch.zeros(3), memory[2:4]])
+    with pytest.raises(ValueError, match="made for 2 tensors, got the powers of 1"):
+        adam.restore(fitting, powers[:1])
+    for power in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=r"powers must lie in \[0, 1\], got"):
+            adam.restore(fitting, [[0.5, 0.5], [power, 0.5]])
+
+
 def unaligned(size):
     """Floats that begin between two floats."""
     memory = torch.frombuffer(bytearray(4 * size + 1), dtype=torch.uint8)

@@ -247,6 +247,20 @@ def test_train_gives_what_the_function_gives(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_pictures")
+def test_resume_goes_on_with_the_run_in_the_folder(tmp_path, capsys):
+    options = ["train", "digits", "--latent-dim", "2", "--hidden-dims", "8", "--no-progress"]
+    for epochs in ("1", "2"):  # without a run there, one begins
+        assert main([*options, "--epochs", epochs, "-o", str(tmp_path / "run"), "--resume"]) == 0
+    assert main([*options, "--epochs", "2", "-o", str(tmp_path / "whole")]) == 0
+    assert torch.equal(load(tmp_path / "run").sample(3), load(tmp_path / "whole").sample(3))
+    capsys.readouterr()
+    assert main([*options, "--epochs", "3", "--resume"]) == 2
+    assert "--resume goes on with the run in a folder: name it with -o FOLDER" in capsys.readouterr().err
+    assert main([*options, "--epochs", "3", "--beta", "2", "-o", str(tmp_path / "run"), "--resume"]) == 2
+    assert "beta was 1.0 and is 2.0" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_no_pictures")
 def test_an_interrupted_training_keeps_what_there_is_and_ends_with_130(tmp_path, monkeypatch):
     """Ctrl-C, as the system sends it, in the second epoch."""
     whole_epoch = loop._batches

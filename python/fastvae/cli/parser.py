@@ -71,10 +71,12 @@ def _add_train(commands: _SubParsersAction[ArgumentParser]) -> None:
         "DATA [-o FOLDER] [options]",
         "train a model on data",
         """Train a variational autoencoder and leave a run folder: config.json, metrics.jsonl,
-model.safetensors and pictures. Ctrl-C ends the training and keeps what there is.""",
+model.safetensors and pictures. Ctrl-C ends the training and keeps what there is; the same
+command with --resume goes on.""",
         """examples:
   fastvae train digits
   fastvae train data/mnist --model conv --epochs 20 -o runs/mnist
+  fastvae train data/mnist --model conv --epochs 40 -o runs/mnist --resume
   fastvae train table.npy --likelihood gaussian --latent-dim 8 --hidden-dims 256 128
   fastvae train photos/ --model conv --beta 4 --warmup 0.2 --workers 2""",
     )
@@ -155,6 +157,12 @@ model.safetensors and pictures. Ctrl-C ends the training and keeps what there is
         "--output-dir",
         metavar="FOLDER",
         help="the run folder; an earlier run in it is replaced (default: a new one, runs/NAME)",
+    )
+    _option(
+        run.add_argument,
+        "--resume",
+        "go on with the run in FOLDER where it was cut, with the same options; without one there, begin it",
+        action="store_true",
     )
     _option(run.add_argument, "--seed", "decides everything random (default: 0)", type=int)
     _add_device(run.add_argument)

@@ -14,6 +14,8 @@ _NOT_FOR_TRAIN = {"command", "traceback", "known_options", "data", "output_dir"}
 
 def run(options: Namespace) -> int:
     """Train, and leave a run folder."""
+    if "resume" in options and not options.output_dir:
+        raise ValueError("--resume goes on with the run in a folder: name it with -o FOLDER")
     folder = Path(options.output_dir) if options.output_dir else _new_folder(options.data)
     arguments = {name: value for name, value in vars(options).items() if name not in _NOT_FOR_TRAIN}
     result = train(options.data, output_dir=folder, **arguments)

@@ -33,6 +33,15 @@ ALIASES = {
     ),
     "seed": ("random_state", "random_seed", "manual_seed", "rng", "generator"),
     "output_dir": ("save_dir", "out_dir", "outdir", "log_dir", "logdir", "run_dir", "output", "out"),
+    "resume": (
+        "resume_from_checkpoint",
+        "resume_from",
+        "resume_path",
+        "ckpt_path",
+        "checkpoint",
+        "continue_training",
+        "warm_start",
+    ),
     "workers": ("num_workers", "n_jobs", "n_workers"),
     "weight_decay": ("l2", "wd", "alpha"),
     "validation": (

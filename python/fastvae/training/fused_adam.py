@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastvae.ops.cuda import cdiv, compiles_for, has_triton, kernels, launch, next_power_of_two, on
 from fastvae.ops.layout import address
+from fastvae.training.averages import Averages, flat_averages
 
 __all__ = ["FusedAdam", "are_apart", "check_gradient", "flat", "is_plain", "plain_output", "takes"]
 
@@ -229,6 +230,30 @@ class FusedAdam:
             [p for p, gradient in zip(self._parameters, gradients, strict=True) if gradient is not None]
         )
         return skipped
+
+    def averages(self) -> list[Averages]:
+        """Copy what is kept of each parameter, as numbers one after the other."""
+        kept = [flat_averages(size) for size in self._sizes]
+        for slot, pack, number, part in self._parts():
+            kept[number].mean.copy_(pack.means[part])
+            kept[number].square.copy_(pack.squares[part])
+            kept[number].powers.copy_(pack.counts[:2, slot])
+        return kept
+
+    def restore(self, kept: Sequence[Averages]) -> None:
+        """Go on from what was kept of each parameter."""
+        for slot, pack, number, part in self._parts():
+            pack.means[part] = kept[number].mean.flatten().to(self._device)
+            pack.squares[part] = kept[number].square.flatten().to(self._device)
+            pack.counts[:2, slot] = kept[number].powers.to(self._device)
+
+    def _parts(self) -> Iterator[tuple[int, _Pack, int, slice]]:
+        """For each parameter its slot, its pack, its number, and where its averages are in the pack's."""
+        for pack in self._packs:
+            start = 0
+            for slot, number in enumerate(pack.members):
+                yield slot, pack, number, slice(start, start + self._sizes[number])
+                start += cdiv(self._sizes[number], CHUNK) * CHUNK
 
     def _packed(
         self, pack: _Pack, gradients: Sequence[Tensor | None]

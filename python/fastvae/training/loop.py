@@ -19,6 +19,7 @@ from fastvae.training.history import EpochTotals, Record
 from fastvae.training.memory import keep_freed_memory
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, seed_generators
+from fastvae.training.resumption import TrainingState
 from fastvae.training.step import Step, Steps, pass_over
 
 __all__ = ["fit"]
@@ -32,8 +33,9 @@ def fit(
     device: torch.device,
     validate: Callable[[], dict[str, float]] | None,
     progress: Progress,
-    on_epoch: Callable[[list[Record]], None],
+    on_epoch: Callable[[list[Record], Steps], None],
     compilation: Compilation = NOT_COMPILED,
+    start: TrainingState | None = None,
 ) -> tuple[list[Record], bool]:
     """Train a model in place.
 
@@ -52,9 +54,11 @@ def fit(
         Gives ``elbo``, ``recon`` and ``kl`` of the held-out data.
     progress : Progress
     on_epoch : callable
-        Gets the history after each epoch.
+        Gets the history and the steps before the first epoch of a run and after each.
     compilation : Compilation
         What is made of a step.
+    start : TrainingState, optional
+        After which epoch to begin; its state is the model's already.
 
     Returns
     -------
@@ -74,12 +78,17 @@ def fit(
     frozen = kept_in_eval_mode(model)
     steps = _steps(model, data, settings, totals, device, compilation)
     history: list[Record] = []
-    started, epoch = time.perf_counter(), 0
+    if start is not None:
+        history += start.history
+        steps.go_on_from(start.steps, start.averages)
+    started, epoch = time.perf_counter(), len(history)
 
-    progress.start(settings.epochs * len(data))
+    progress.start(settings.epochs * len(data), done=epoch * len(data))
     try:
+        if start is None:
+            on_epoch(history, steps)
         with steps:
-            for epoch in range(1, settings.epochs + 1):
+            for epoch in range(len(history) + 1, settings.epochs + 1):
                 totals.reset()
                 started = time.perf_counter()
                 model.train()
@@ -97,7 +106,7 @@ def fit(
                         f"val_{name}": value for name, value in validate().items() if f"val_{name}" in record
                     }
                 history.append(record)
-                on_epoch(history)
+                on_epoch(history, steps)
     except KeyboardInterrupt:
         if len(history) < epoch and totals.read().samples:
             history.append(_record(epoch, totals, steps.weight, started))

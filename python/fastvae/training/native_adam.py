@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastvae import _core
 from fastvae.ops.layout import address
+from fastvae.training.averages import Averages, flat_averages
 from fastvae.training.fused_adam import check_gradient, flat, is_plain, plain_output
 
 __all__ = ["NativeAdam", "takes"]
@@ -89,6 +90,23 @@ class NativeAdam:
         if moved is None:
             moved = self._step_with_copies(outputs, own)
         return torch.full((), 0.0 if moved else 1.0, dtype=torch.float32, device=CPU)
+
+    def averages(self) -> list[Averages]:
+        """Copy what is kept of each parameter, as numbers one after the other."""
+        kept = [flat_averages(size) for size in self._sizes]
+        own = [kept[number] for number in self._members]
+        powers = self._adam.averages([each.mean for each in own] + [each.square for each in own])
+        for each, reached in zip(own, powers, strict=True):
+            each.powers.copy_(torch.tensor(reached, dtype=torch.float64, device=CPU))
+        return kept
+
+    def restore(self, kept: Sequence[Averages]) -> None:
+        """Go on from what was kept of each parameter."""
+        own = [kept[number] for number in self._members]
+        self._adam.restore(
+            [flat(each.mean) for each in own] + [flat(each.square) for each in own],
+            [each.powers.tolist() for each in own],
+        )
 
     def _step_with_copies(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> bool:
         """The same where a tensor is not plain, of which there is a copy then that is."""

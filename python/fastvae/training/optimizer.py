@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvae.training import fused_adam, native_adam
+from fastvae.training.averages import Averages
 
 __all__ = ["CautiousAdam"]
 
@@ -19,10 +21,14 @@ LIKELIHOOD_RATE = 10
 """The likelihood's own parameters move this much faster than weights: Adam moves a parameter by about its
 learning rate a step, and a log-variance has a long way to go from 0."""
 
+MANY = 2**20
+"""Steps after which beta2^t is 0 in float64."""
+
 
 class _Group(NamedTuple):
     """Parameters of one dtype that the fused kernel takes together, and what Adam keeps of each."""
 
+    names: list[str]
     parameters: list[Tensor]
     means: list[Tensor]
     squares: list[Tensor]
@@ -36,11 +42,33 @@ class _Group(NamedTuple):
             return self
         have = [gradient is not None for gradient in gradients]
         return self._replace(
+            names=list(compress(self.names, have)),
             parameters=list(compress(self.parameters, have)),
             means=list(compress(self.means, have)),
             squares=list(compress(self.squares, have)),
             steps=list(compress(self.steps, have)),
         )
+
+    def averages(self) -> Iterator[tuple[str, Averages]]:
+        """Copy what is kept of each parameter, with its name."""
+        for name, mean, square, steps in zip(self.names, self.means, self.squares, self.steps, strict=True):
+            powers = [beta ** float(steps) for beta in (BETA1, BETA2)]
+            yield (
+                name,
+                Averages(
+                    mean.to("cpu", copy=True),
+                    square.to("cpu", copy=True),
+                    torch.tensor(powers, dtype=torch.float64, device="cpu"),
+                ),
+            )
+
+    def restore(self, kept: Mapping[str, Averages]) -> None:
+        """Go on from what was kept of each parameter."""
+        for name, mean, square, steps in zip(self.names, self.means, self.squares, self.steps, strict=True):
+            mean.copy_(kept[name].mean)
+            square.copy_(kept[name].square)
+            power = float(kept[name].powers[1])
+            steps.fill_(round(math.log(power) / math.log(BETA2)) if power else MANY)
 
 
 class CautiousAdam:
@@ -62,13 +90,15 @@ class CautiousAdam:
 
     def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
         self._parameters, rates = list[Tensor](), list[tuple[float, float]]()
+        self._names = list[str]()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 own = name.startswith("likelihood.")
                 self._parameters.append(parameter)
+                self._names.append(name)
                 rates.append((LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay))
         self._own = _own(self._parameters, rates)
-        self._groups = [] if self._own else _groups(self._parameters, rates)
+        self._groups = [] if self._own else _groups(self._names, self._parameters, rates)
         self._numbers = dict[tuple[float, torch.dtype, torch.device], Tensor]()
 
     def step(
@@ -113,6 +143,35 @@ class CautiousAdam:
     def native(self) -> native_adam.NativeAdam | None:
         """The kernels on the CPU, where they take the parameters: who has gradients calls them."""
         return self._own if isinstance(self._own, native_adam.NativeAdam) else None
+
+    def averages(self) -> dict[str, Averages]:
+        """Copy what is kept of each parameter that is trained, by its name."""
+        if self._own is None:
+            return {name: kept for group in self._groups for name, kept in group.averages()}
+        kept = zip(self._names, self._parameters, self._own.averages(), strict=True)
+        return {
+            name: Averages(mean.view(parameter.shape), square.view(parameter.shape), powers)
+            for name, parameter, (mean, square, powers) in kept
+        }
+
+    def restore(self, kept: Mapping[str, Averages]) -> None:
+        """Go on from what :meth:`averages` gave, on any device.
+
+        Raises
+        ------
+        ValueError
+            If it was of other parameters.
+        """
+        shapes = {name: tuple(own.shape) for name, own in zip(self._names, self._parameters, strict=True)}
+        given = {name: tuple(each.mean.shape) for name, each in kept.items()}
+        if given != shapes or any(each.square.shape != each.mean.shape for each in kept.values()):
+            differ = sorted({name for name, _ in given.items() ^ shapes.items()})
+            raise ValueError(f"other parameters were trained: {', '.join(differ)}")
+        if self._own is None:
+            for group in self._groups:
+                group.restore(kept)
+        else:
+            self._own.restore([kept[name] for name in self._names])
 
     def _update_by_torch(self, outputs: Sequence[Tensor]) -> Tensor:
         """Update by the gradients that parameters have."""
@@ -180,12 +239,15 @@ def _own(
     return None
 
 
-def _groups(parameters: Sequence[Tensor], rates: Sequence[tuple[float, float]]) -> list[_Group]:
+def _groups(
+    names: Sequence[str], parameters: Sequence[Tensor], rates: Sequence[tuple[float, float]]
+) -> list[_Group]:
     """The parameters by what the fused kernel takes together, at the beginning of a training."""
     groups = dict[tuple[float, float, torch.dtype], _Group]()
-    for parameter, (learning_rate, weight_decay) in zip(parameters, rates, strict=True):
+    for name, parameter, (learning_rate, weight_decay) in zip(names, parameters, rates, strict=True):
         key = learning_rate, weight_decay, parameter.dtype
-        group = groups.setdefault(key, _Group([], [], [], [], learning_rate, weight_decay))
+        group = groups.setdefault(key, _Group([], [], [], [], [], learning_rate, weight_decay))
+        group.names.append(name)
         group.parameters.append(parameter)
         group.means.append(torch.zeros_like(parameter))
         group.squares.append(torch.zeros_like(parameter))

@@ -25,6 +25,7 @@ from fastvae.training.device import choose_device, in_float32, undisturbed
 from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.interrupts import uninterrupted
 from fastvae.training.randomness import repeatable
+from fastvae.training.resumption import discard_state_of_another
 from fastvae.training.weights import read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def save(result: TrainedVAE, path: str | Path) -> Path:
             described.write_text(text + "\n", encoding="utf-8")
         if replaced != run:
             remove_pictures(folder)
+        discard_state_of_another(folder, result.config)
     return folder
 
 

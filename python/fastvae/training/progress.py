@@ -36,10 +36,11 @@ class Progress:
         if self._show:
             tqdm.write(text, file=sys.stderr)
 
-    def start(self, images: int) -> None:
-        """Show the bar for a training over this many samples."""
+    def start(self, images: int, *, done: int = 0) -> None:
+        """Show the bar for a training over this many samples, some of which are done."""
         self._bar = tqdm(
             total=images,
+            initial=done,
             unit=" images",
             unit_scale=True,
             disable=not self._show,

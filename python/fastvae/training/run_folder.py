@@ -5,20 +5,23 @@ from __future__ import annotations
 import importlib.util
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from fastvae.data import Data
 from fastvae.errors import RunNotWrittenError, RunNotWrittenWarning
 from fastvae.training.interrupts import uninterrupted
-from fastvae.training.persistence import check_output_dir, remove_pictures
+from fastvae.training.persistence import check_output_dir, is_run, remove_pictures
 from fastvae.training.progress import Progress
 from fastvae.training.result import TrainedVAE
+from fastvae.training.resumption import TrainingState, read_state
 
 __all__ = ["RunFolder"]
 
 FEWEST_SECONDS = 30.0
+FEWEST_SECONDS_KEPT = 1.0
 WRITING_SHARE = 0.05
-"""No more of the time than this goes into writing a run that is not finished."""
+"""No more of the time than this goes into writing a run that is not finished, and into copying its state."""
 
 
 class RunFolder:
@@ -38,27 +41,80 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = check_output_dir(path)
         self._next_write = 0.0
+        self._next_copy = 0.0
+        self._take: Callable[[], TrainingState] | None = None
+        """Copies the state after the last whole epoch, while nothing is trained."""
+        self._copy: TrainingState | None = None
+        """One that was not written yet."""
+        self._reached: int | None = None
+        """The epoch after which the written one is."""
+
+    def state(self) -> TrainingState | None:
+        """Read the state of an earlier run; None if there is no run.
+
+        Raises
+        ------
+        FileFormatError
+            If a run is there without one, or it is damaged.
+        """
+        if not is_run(self.path):
+            return None
+        state = read_state(self.path)
+        self._reached = len(state.history)
+        return state
 
     def start(self) -> None:
         """Make the folder, now that nothing stands against the training."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._next_write = time.monotonic() + FEWEST_SECONDS
 
-    def checkpoint(self, result: TrainedVAE) -> None:
-        """Write the run as it stands, if it is time to."""
+    def checkpoint(self, result: TrainedVAE, take: Callable[[], TrainingState]) -> None:
+        """Write the run as it stands, or keep a copy of its state, if it is time to.
+
+        Parameters
+        ----------
+        result : TrainedVAE
+            The run so far; without an epoch it is not written.
+        take : callable
+            Copies the state of the training.
+        """
+        self._take = take
         started = time.monotonic()
-        if started < self._next_write:
+        writes = bool(result.history) and started >= self._next_write
+        if not writes and started < self._next_copy:
             return
         try:
-            result.save(self.path)
+            if writes:
+                with uninterrupted():
+                    result.save(self.path)
+                    self._write(take())
+            else:
+                self._copy = take()
         except Exception as error:  # whatever a module of the user's own may do when its state is asked for
             warnings.warn(
                 f"the run so far could not be written to {self.path} ({error}); training goes on",
                 RunNotWrittenWarning,
                 stacklevel=2,
             )
-        ended = time.monotonic()
-        self._next_write = ended + max(FEWEST_SECONDS, (ended - started) / WRITING_SHARE)
+        if writes:
+            self._next_write = _next(started, FEWEST_SECONDS)
+        self._next_copy = _next(started, FEWEST_SECONDS_KEPT)
+
+    def _write(self, state: TrainingState) -> None:
+        self._copy = state  # should it fail
+        state.write(self.path)
+        self._copy, self._reached = None, len(state.history)
+
+    def _write_last(self, *, interrupted: bool) -> Exception | None:
+        """Write the state after the last whole epoch, or say why not: no model is lost for want of it."""
+        try:
+            # After Ctrl-C the model may be anywhere in an epoch, or in a step.
+            state = self._copy if interrupted or self._take is None else self._take()
+            if state is not None:
+                self._write(state)
+        except Exception as error:
+            return error
+        return None
 
     def finish(self, result: TrainedVAE, data: Data, progress: Progress) -> None:
         """Write the run and draw its pictures of ``data``, where Matplotlib is there.
@@ -72,11 +128,13 @@ class RunFolder:
         """
         written = False
         stopped: BaseException | None = None
+        without_state: Exception | None = None
         try:
             with uninterrupted():
                 try:
                     result.save(self.path)
                     written = True
+                    without_state = self._write_last(interrupted=result.interrupted)
                 except Exception as error:
                     stopped = error
         except KeyboardInterrupt as error:
@@ -86,10 +144,18 @@ class RunFolder:
             lost = RunNotWrittenError(f"the run could not be written to {self.path} ({reason})", result)
             lost.add_note("the trained model is in this error: error.result.save(another_folder)")
             raise lost from stopped
+        if without_state is not None:
+            warnings.warn(
+                f"the run was written to {self.path}, but not what it takes to resume it ({without_state})",
+                RunNotWrittenWarning,
+                stacklevel=3,
+            )
         if stopped is not None:
             progress.say("interrupted while writing; the run is written, its pictures are missing")
             return
         progress.say(f"run folder: {self.path}")
+        if result.interrupted and self._reached is not None:
+            progress.say(f"resume goes on with it after epoch {self._reached}")
         try:
             _draw(result, data, self.path, progress)
         except KeyboardInterrupt:
@@ -100,6 +166,12 @@ class RunFolder:
                 RunNotWrittenWarning,
                 stacklevel=3,
             )
+
+
+def _next(started: float, fewest_seconds: float) -> float:
+    """When to do again what began then and has ended now."""
+    ended = time.monotonic()
+    return ended + max(fewest_seconds, (ended - started) / WRITING_SHARE)
 
 
 def _draw(result: TrainedVAE, data: Data, folder: Path, progress: Progress) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FunctionType, TracebackType
@@ -17,6 +17,7 @@ from fastvae.data.binarize import Binarize
 from fastvae.models import VAE, FlooredTerms, Terms
 from fastvae.objectives import kl_weight
 from fastvae.ops.noise.seed import UnchangingSeed
+from fastvae.training.averages import Averages
 from fastvae.training.config import Settings
 from fastvae.training.dense import DensePass
 from fastvae.training.history import EpochTotals
@@ -61,6 +62,7 @@ class Step:
         Called when there are gradients, before anything is made of them.
     dense : DensePass, optional
         Computes terms and gradients, of the batches that it takes; those of others are up to autograd.
+    optimizer : CautiousAdam
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Step:
         self.before_update: Callable[[], None] | None = None
         self.dense: DensePass | None = None
         self._device = device
-        self._optimizer = CautiousAdam(
+        self.optimizer = CautiousAdam(
             model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self._free_bits = settings.free_bits
@@ -118,7 +120,7 @@ class Step:
         skipped : Tensor
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
-        adam = self._optimizer.native
+        adam = self.optimizer.native
         if self.dense is not None and adam is not None and self.before_update is None:
             passed = self.dense(x, seed, partial(self._kept_slopes, weight), free_bits=self._free_bits)
             if passed is not None:
@@ -134,7 +136,7 @@ class Step:
         recon, kl = trained_on(terms)
         if slopes is None or recon.dtype is not slopes[0].dtype or kl.dtype is not slopes[1].dtype:
             slopes = loss_slopes(recon, kl, weight)
-        skipped = self._optimizer.step((recon, kl), slopes, self.before_update)
+        skipped = self.optimizer.step((recon, kl), slopes, self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
     def _kept_slopes(self, weight: float | Tensor, recon: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,6 +238,15 @@ class Steps:
     def weight(self) -> float:
         """The weight of the KL in the last step; 0 before the first."""
         return self._weight_of(self.taken - 1) if self.taken else 0.0
+
+    def averages(self) -> dict[str, Averages]:
+        """Copy what Adam keeps, by the names of the parameters."""
+        return self._step.optimizer.averages()
+
+    def go_on_from(self, taken: int, averages: Mapping[str, Averages]) -> None:
+        """Begin after so many steps, with what Adam kept of them."""
+        self.taken = taken
+        self._step.optimizer.restore(averages)
 
     def epoch(self, epoch: int, batches: Iterator[Tensor]) -> Iterator[int]:
         """Take the steps of one epoch, and yield the number of samples after each, or after several."""

@@ -29,8 +29,9 @@ from fastvae.training.loop import fit
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, repeatable
 from fastvae.training.result import TrainedVAE
+from fastvae.training.resumption import TrainingState, fingerprint
 from fastvae.training.run_folder import RunFolder
-from fastvae.training.step import check_batches
+from fastvae.training.step import Steps, check_batches
 from fastvae.training.weights import check_storable
 
 __all__ = ["train"]
@@ -62,6 +63,7 @@ def train(
     compile: Compile = "auto",  # noqa: A002  torch's word for it
     workers: int = 0,
     output_dir: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
     **unknown: object,
 ) -> TrainedVAE:
@@ -143,7 +145,13 @@ def train(
     workers : int
         Processes that read a torch Dataset.
     output_dir : str or Path, optional
-        Folder for the run: config, metrics, model and pictures.
+        Folder for the run: config, metrics, model, pictures, and the state that ``resume`` goes on from.
+    resume : bool
+        Go on with the run in ``output_dir`` after the last whole epoch that was written (at the end, at
+        Ctrl-C, and every half minute or so); without a run there, begin one. So the same call, made again
+        after whatever cut it, ends where it would have ended: bit for bit on the CPU, to rounding where steps
+        are captured as CUDA graphs. The arguments and the data have to be those of the run; ``epochs`` may be
+        more, without ``warmup``. What modules of your own keep outside of ``state_dict()`` is not restored.
     progress : bool
         Show a progress bar and what was chosen.
 
@@ -156,8 +164,10 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        Before any work, for arguments or data that do not fit, or modules with a state that no file in
-        ``output_dir`` can hold.
+        Before any work, for arguments or data that do not fit, modules with a state that no file in
+        ``output_dir`` can hold, or a run to resume that was another one.
+    FileFormatError
+        Before any work, if the state of the run to resume is missing or damaged.
     PermissionError
         Before any work, if nothing can be written to ``output_dir``.
     NonFiniteError
@@ -207,6 +217,11 @@ def train(
     chosen_device = choose_device(device)
     check_compile(compile, chosen_device)
     folder = None if output_dir is None else RunFolder(output_dir)
+    if not isinstance(resume, bool):
+        raise TypeError(f"resume must be True or False, got {resume!r}: the run is the one in output_dir")
+    if resume and folder is None:
+        raise ValueError("resume goes on with the run in output_dir, and there is no output_dir")
+    start = folder.state() if folder and resume else None
 
     source = open_data(data, workers=workers)
     training, held_out = choose_validation(
@@ -238,12 +253,17 @@ def train(
             pixels=source.pixels,
         ),
     )
+    digest = fingerprint(training) if folder else None
+    if folder and start:
+        start.check_continues(config, digest, folder.path)
     compilation = choose_compilation(
         compile, chosen_device, spec, settings.epochs * training.batch_count(settings.batch_size)
     )
     bar = Progress(show=progress)
     bar.say(_announcement(config, choice.reason))
     bar.say(_means(training, settings, chosen_device, compilation))
+    if resume:
+        bar.say(f"resumed after epoch {len(start.history)}" if start else "no run to resume yet: a new one")
     final: dict[str, float] = {}  # of the held-out data
     with (
         repeatable(derive(seed, Stream.WEIGHTS), chosen_device),
@@ -262,14 +282,23 @@ def train(
         check_batches(vae, training, settings.batch_size)
         if folder:
             check_storable(vae)
+            if start:
+                start.give_to(vae)
             folder.start()
 
         so_far = list[Record]()
 
-        def on_epoch(history: list[Record]) -> None:
+        def on_epoch(history: list[Record], steps: Steps) -> None:
             so_far[:] = history
             if folder:
-                folder.checkpoint(TrainedVAE(vae, config, history))
+                folder.checkpoint(
+                    TrainedVAE(vae, config, history), partial(state_after, list(history), steps)
+                )
+
+        def state_after(history: list[Record], steps: Steps) -> TrainingState:
+            return TrainingState.of(
+                vae, config, history, steps=steps.taken, averages=steps.averages(), fingerprint=digest
+            )
 
         def validate(held_out: Data) -> dict[str, float]:
             final.update(evaluate_on(vae, held_out, settings, chosen_device, seed=seed))
@@ -285,6 +314,7 @@ def train(
                 progress=bar,
                 on_epoch=on_epoch,
                 compilation=compilation,
+                start=start,
             )
         except NonFiniteError as error:
             if so_far:

@@ -13,7 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["check_storable", "read_weights", "write_weights"]
+__all__ = [
+    "SAME",
+    "check_storable",
+    "give_state",
+    "read_weights",
+    "state_of",
+    "write_tensors",
+    "write_weights",
+]
 
 SAME = "same_tensors"
 """In the metadata: names of tensors that are another one's, as JSON."""
@@ -27,7 +35,7 @@ def check_storable(model: nn.Module) -> None:
     TypeError
         If its state is not all dense tensors, of types that safetensors knows.
     """
-    _state_of(model)
+    state_of(model)
 
 
 def write_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -40,9 +48,20 @@ def write_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> Non
     OSError
         If the file cannot be written.
     """
-    tensors, same = _state_of(model)
+    tensors, same = state_of(model)
+    write_tensors(tensors, path, metadata | {SAME: json.dumps(same)})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors, no two of which share memory.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
     try:
-        save_file(tensors, path, metadata=metadata | {SAME: json.dumps(same)})
+        save_file(tensors, path, metadata=metadata)
     except safetensors.SafetensorError as error:  # a full disk, for example
         raise OSError(errno.EIO, str(error)) from error
 
@@ -63,8 +82,20 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, str]:
     with safetensors.safe_open(path, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    give_state(model, tensors, metadata)
+    return metadata
+
+
+def give_state(model: nn.Module, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Give a model the state that was written as these tensors and this metadata.
+
+    Raises
+    ------
+    RuntimeError
+        If they are not all its tensors, or other ones.
+    """
     if SAME in metadata:
-        tensors |= {name: tensors[kept] for name, kept in json.loads(metadata[SAME]).items()}
+        tensors = tensors | {name: tensors[kept] for name, kept in json.loads(metadata[SAME]).items()}
     own = [tensor for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
     own = [tensor for tensor in own if not is_lazy(tensor)]
     # Made in inference mode, they can be written to there only.
@@ -80,7 +111,6 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, str]:
         raise RuntimeError(
             f"missing: {', '.join(lost) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
         )
-    return metadata
 
 
 def _shares(state: dict[str, Tensor], name: str, kept: str) -> bool:
@@ -90,7 +120,7 @@ def _shares(state: dict[str, Tensor], name: str, kept: str) -> bool:
     return state[name].untyped_storage().data_ptr() == state[kept].untyped_storage().data_ptr()
 
 
-def _state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+def state_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Give the tensors of a model's state, no two in one memory, and whose names are other names of which."""
     tensors = dict[str, Tensor]()
     same = dict[str, str]()

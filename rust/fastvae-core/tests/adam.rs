@@ -155,6 +155,30 @@ proptest! {
 }
 
 #[test]
+fn another_one_with_the_same_averages_goes_on_alike() {
+    let gradients = [[0.5_f32, -2.0, 1e-3], [1.0, 0.0, 3.0]];
+    let new = || Adam::new(BETAS, EPS, [(3, RATE, 0.1)]).expect("there is memory for three numbers");
+    let (mut adam, mut other, mut values) = (new(), new(), [1.0_f32, 2.0, 3.0]);
+    let step = |adam: &mut Adam, values: &mut [f32; 3], gradient: &[f32; 3]| {
+        assert!(adam.step(plain(), vec![Some((values, gradient))], &[], false));
+    };
+    step(&mut adam, &mut values, &gradients[0]);
+    let mut as_values = values;
+    for (kept, of_other) in adam.averages().zip(other.averages()) {
+        of_other.means.copy_from_slice(kept.means);
+        of_other.squares.copy_from_slice(kept.squares);
+        *of_other.powers = *kept.powers;
+    }
+    step(&mut adam, &mut values, &gradients[1]);
+    step(&mut other, &mut as_values, &gradients[1]);
+    assert_eq!(bits(&values), bits(&as_values));
+    let mut anew = as_values;
+    step(&mut new(), &mut anew, &gradients[1]);
+    step(&mut adam, &mut values, &gradients[1]);
+    assert_ne!(bits(&values), bits(&anew), "what was kept matters");
+}
+
+#[test]
 #[should_panic(expected = "a tensor stays as long as it was")]
 fn a_tensor_of_another_length_is_refused() {
     let mut adam = Adam::new(BETAS, EPS, [(3, RATE, 0.0)]).expect("there is memory for three numbers");

@@ -34,6 +34,17 @@ pub struct Adam {
 /// A tensor that may be moved: its numbers, and its gradient.
 pub type Trained<'a> = (&'a mut [f32], &'a [f32]);
 
+/// All that is kept of a tensor from one step to the next.
+#[derive(Debug)]
+pub struct Averages<'a> {
+    /// Of its gradient.
+    pub means: &'a mut [f32],
+    /// Of the square of its gradient.
+    pub squares: &'a mut [f32],
+    /// beta1^t and beta2^t after t steps.
+    pub powers: &'a mut [f64; 2],
+}
+
 impl Adam {
     /// Before the first step: for each tensor its length, its learning rate and its weight decay.
     ///
@@ -62,6 +73,15 @@ impl Adam {
     #[must_use]
     pub fn lengths(&self) -> impl ExactSizeIterator<Item = usize> {
         self.states.iter().map(|state| state.means.length)
+    }
+
+    /// What is kept of each tensor: with the same numbers written to it, another one goes on as this one would.
+    pub fn averages(&mut self) -> impl ExactSizeIterator<Item = Averages<'_>> {
+        self.states.iter_mut().map(|state| Averages {
+            means: state.means.values(),
+            squares: state.squares.values(),
+            powers: &mut state.powers,
+        })
     }
 
     /// Moves the tensors that are there, if all their gradients and all other numbers are finite; says whether it did. The

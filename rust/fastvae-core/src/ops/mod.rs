@@ -12,7 +12,7 @@ pub mod observed;
 pub mod prior;
 mod sum;
 
-pub use adam::{Adam, Trained};
+pub use adam::{Adam, Averages, Trained};
 pub use bernoulli::{bernoulli_backward, bernoulli_forward};
 pub use dense::{Layer, LayerGrad, dense_backward, dense_forward};
 pub use free_bits::{FreeBits, free_bits_backward, free_bits_forward};

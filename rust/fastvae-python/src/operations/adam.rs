@@ -124,6 +124,70 @@ impl Adam {
         }
         Ok(Some(moved))
     }
+
+    /// Copies the averages to tensors, of each gradient and then of each one's square, and gives beta1^t and beta2^t after the
+    /// t steps of each.
+    fn averages(&mut self, tensors: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<[f64; 2]>> {
+        let memories = self.places(&tensors)?;
+        if !are_apart::<f32>(&memories, &[]) {
+            return Err(PyValueError::new_err("two tensors share memory"));
+        }
+        let (means, squares) = memories.split_at(memories.len() / 2);
+        let kept = self.adam.averages().zip(means).zip(squares);
+        Ok(kept
+            .map(|((kept, means), squares)| {
+                // SAFETY: the list holds the tensors for the length of the call, whose memory this is, and they share none.
+                let (means, squares) = unsafe { (means.update::<f32>(), squares.update::<f32>()) };
+                means.copy_from_slice(kept.means);
+                squares.copy_from_slice(kept.squares);
+                *kept.powers
+            })
+            .collect())
+    }
+
+    /// Goes on from such averages and powers.
+    fn restore(&mut self, tensors: Vec<Bound<'_, PyAny>>, powers: Vec<[f64; 2]>) -> PyResult<()> {
+        let memories = self.places(&tensors)?;
+        let (means, squares) = memories.split_at(memories.len() / 2);
+        if powers.len() != means.len() {
+            return Err(PyValueError::new_err(format!(
+                "made for {} tensors, got the powers of {}",
+                means.len(),
+                powers.len()
+            )));
+        }
+        if let Some(power) = powers.iter().flatten().find(|power| !(0.0..=1.0).contains(*power)) {
+            return Err(PyValueError::new_err(format!("powers must lie in [0, 1], got {power}")));
+        }
+        for (((kept, means), squares), powers) in self.adam.averages().zip(means).zip(squares).zip(powers) {
+            // SAFETY: the list holds the tensors for the length of the call, whose memory this is.
+            let (means, squares) = unsafe { (means.read::<f32>(), squares.read::<f32>()) };
+            kept.means.copy_from_slice(means);
+            kept.squares.copy_from_slice(squares);
+            *kept.powers = powers;
+        }
+        Ok(())
+    }
+}
+
+impl Adam {
+    /// The memory of two tensors for each that this was made for: first all of one kind, then those of the other.
+    fn places(&self, tensors: &[Bound<'_, PyAny>]) -> PyResult<Vec<Memory>> {
+        let lengths = || self.adam.lengths().chain(self.adam.lengths());
+        let found = || {
+            // What runs methods in Python comes before addresses are taken.
+            let plain = tensors.iter().map(Plain::of).collect::<Option<Vec<_>>>()?;
+            plain.iter().map(|tensor| floats(tensor.now()?)).collect::<Option<Vec<_>>>()
+        };
+        found().filter(|memories| memories.iter().map(|memory| memory.length()).eq(lengths())).ok_or_else(
+            || {
+                PyValueError::new_err(format!(
+                    "expected plain, contiguous tensors of float32 of {:?} elements",
+                    lengths().collect::<Vec<_>>()
+                ))
+            },
+        )
+    }
 }
 
 /// The memory of a contiguous tensor of float32.
