@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex, TypeAlias
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar
 
 from fastvae.models import ModelSpec
 from fastvae.training.randomness import as_seed
@@ -27,6 +27,7 @@ __all__ = [
 BINARIZE = ("none", "dynamic", "threshold")
 PRECISION = ("float32", "bfloat16")
 COMPILE = ("auto", "graph", "inductor")
+T = TypeVar("T")
 Compile: TypeAlias = Literal["auto", "graph", "inductor", False]
 
 
@@ -125,6 +126,22 @@ class RunConfig:
     data: DataInfo
     interrupted: bool = False
 
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> RunConfig:
+        """Give a config that was written as JSON, where there may be more.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is none.
+        """
+        return cls(
+            model=_section(ModelSpec, content["model"]),
+            training=_section(Settings, content["training"]),
+            data=_section(DataInfo, content["data"]),
+            interrupted=bool(content["interrupted"]),
+        )
+
 
 def as_count(name: str, value: SupportsIndex) -> int:
     """Give a positive integer, or raise."""
@@ -147,6 +164,13 @@ def as_hidden_dims(value: SupportsIndex | Iterable[int] | None) -> tuple[int, ..
             "hidden_dims must name at least one layer, such as (400,); leave it out for the default"
         )
     return tuple(as_count("hidden_dims", size) for size in sizes)
+
+
+def _section(kind: type[T], values: object) -> T:
+    """Build a config dataclass from JSON, with the lists that stand for its tuples turned back."""
+    if not isinstance(values, dict):
+        raise TypeError(f"expected an object for {kind.__name__}, got {type(values).__name__}")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 def _as_number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> float:

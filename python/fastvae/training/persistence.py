@@ -10,7 +10,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import safetensors
 import torch
@@ -20,7 +20,7 @@ from fastvae.errors import FileFormatError
 from fastvae.models import LIKELIHOODS, Likelihood, ModelSpec, build_model
 from fastvae.models.spec import check_parts
 from fastvae.training.atomic import replacing_together
-from fastvae.training.config import DataInfo, RunConfig, Settings
+from fastvae.training.config import RunConfig
 from fastvae.training.device import choose_device, in_float32, undisturbed
 from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.interrupts import uninterrupted
@@ -46,8 +46,6 @@ CONFIG, METRICS, MODEL = "config.json", "metrics.jsonl", "model.safetensors"
 PICTURES = ("samples.png", "reconstructions.png", "traversal.png", "curves.png", "latent.png")
 MARKER = "fastvae"
 FORMAT_VERSION = 1
-
-T = TypeVar("T")
 
 
 def save(result: TrainedVAE, path: str | Path) -> Path:
@@ -270,12 +268,7 @@ def _read_config(path: Path) -> tuple[RunConfig, object]:
         raise FileFormatError(f"{path} was not written by fastvae")
     _check_version(content.get("format_version"), path)
     try:
-        config = RunConfig(
-            model=_section(ModelSpec, content["model"]),
-            training=_section(Settings, content["training"]),
-            data=_section(DataInfo, content["data"]),
-            interrupted=bool(content["interrupted"]),
-        )
+        config = RunConfig.of_json(content)
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is damaged: {error}") from error
     return config, content.get("run")
@@ -336,13 +329,6 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FileFormatError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def _section(kind: type[T], values: object) -> T:
-    """Build a config dataclass from JSON, with the lists that stand for its tuples turned back."""
-    if not isinstance(values, dict):
-        raise TypeError(f"expected an object for {kind.__name__}, got {type(values).__name__}")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 def _canonical(model: dict[str, Any]) -> str:

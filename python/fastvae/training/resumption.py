@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors
 import torch
@@ -42,8 +42,7 @@ class TrainingState(NamedTuple):
 
     Attributes
     ----------
-    config : dict
-        The run's, as JSON has it.
+    config : RunConfig
     fingerprint : str or None
         Of the data.
     history : list of Record
@@ -58,7 +57,7 @@ class TrainingState(NamedTuple):
         What Adam keeps.
     """
 
-    config: dict[str, Any]
+    config: RunConfig
     fingerprint: str | None
     history: list[Record]
     steps: int
@@ -80,7 +79,7 @@ class TrainingState(NamedTuple):
         """Copy the state of a training as it stands."""
         tensors, same = state_of(model)
         return cls(
-            config=_as_json(config),
+            config=config,
             fingerprint=fingerprint,
             history=list(history),
             steps=steps,
@@ -118,7 +117,7 @@ class TrainingState(NamedTuple):
         metadata = {
             "format": MARKER,
             "format_version": FORMAT_VERSION,
-            "config": json.dumps(self.config),
+            "config": json.dumps(dataclasses.asdict(self.config)),
             "fingerprint": json.dumps(self.fingerprint),
             "history": json.dumps(self.history),
             "steps": json.dumps(self.steps),
@@ -136,7 +135,7 @@ class TrainingState(NamedTuple):
             It says what differs.
         """
         way_out = "Leave resume out to train anew, which replaces that run, or choose another output_dir"
-        differences = _differences(self.config, _as_json(config))
+        differences = _differences(self.config, config)
         if differences:
             raise ValueError(
                 f"the run in {folder} is another one than this, so it cannot be resumed: "
@@ -147,7 +146,7 @@ class TrainingState(NamedTuple):
                 f"the run in {folder} was trained on other values than this data has, so it cannot be "
                 f"resumed. {way_out}"
             )
-        before, now, reached = self.config["training"]["epochs"], config.training.epochs, len(self.history)
+        before, now, reached = self.config.training.epochs, config.training.epochs, len(self.history)
         if now < reached:
             raise ValueError(
                 f"the run in {folder} has {reached} epochs already, and epochs={now} are fewer: it goes on "
@@ -210,11 +209,8 @@ def _parsed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Train
     history = json.loads(metadata["history"])
     if any(record.keys() != RECORD_KEYS for record in history):
         raise ValueError("a record that is none of an epoch")
-    config = json.loads(metadata["config"])
-    if config.keys() != {field.name for field in dataclasses.fields(RunConfig)}:
-        raise ValueError("a config that is none of a run")
     return TrainingState(
-        config=config,
+        config=RunConfig.of_json(json.loads(metadata["config"])),
         fingerprint=json.loads(metadata["fingerprint"]),
         history=history,
         steps=json.loads(metadata["steps"]),
@@ -231,10 +227,10 @@ def discard_state_of_another(folder: Path, config: RunConfig) -> None:
         return
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            before = json.loads((file.metadata() or {})["config"])
-        if not _differences(before, _as_json(config)):
+            before = RunConfig.of_json(json.loads((file.metadata() or {})["config"]))
+        if not _differences(before, config):
             return
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError):
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
         pass  # it is of no use to anyone
     path.unlink(missing_ok=True)
 
@@ -248,16 +244,15 @@ def fingerprint(data: Data) -> str | None:
     return hashlib.sha256(data.take(rows).numpy().tobytes()).hexdigest()[:16]
 
 
-def _as_json(config: RunConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differences(before: RunConfig, now: RunConfig) -> list[str]:
     """Say what a run was trained with and what is given now, where these have to be the same."""
-    return [
-        f"{ARGUMENTS.get(name, name)} was {before[section].get(name)!r} and is {value!r}"
+    sections = (
+        (section, dataclasses.asdict(getattr(before, section)), dataclasses.asdict(getattr(now, section)))
         for section in ("model", "training", "data")
-        for name, value in now[section].items()
-        if (section, name) not in FREE and before[section].get(name) != value
+    )
+    return [
+        f"{ARGUMENTS.get(name, name)} was {was[name]!r} and is {value!r}"
+        for section, was, given in sections
+        for name, value in given.items()
+        if (section, name) not in FREE and was[name] != value
     ]
