@@ -26,7 +26,7 @@ from fastvae.data import open_data
 from fastvae.training import load, loop, train
 from fastvae.training.choices import DEFAULT_STEPS, FEWEST_EPOCHS, MOST_EPOCHS
 
-COMMANDS = ("train", "sample", "reconstruct", "evaluate", "info")
+COMMANDS = ("train", "sample", "encode", "reconstruct", "evaluate", "info")
 NOT_ON_THE_COMMAND_LINE = {"data", "encoder", "decoder", "unknown"}
 
 
@@ -167,6 +167,7 @@ def test_it_is_a_module_too():
         (["sample", "nowhere", "-n", "2", "-o", "-"], "cannot write -; OUT must end in .npy or .png"),
         (["sample", "nowhere", "-n", "20000", "-o", "a.png"], "one picture holds at most 10000"),
         (["reconstruct", "nowhere", "digits", "-o", "a.jpg"], "OUT must end in .npy or .png"),
+        (["encode", "nowhere", "digits", "-o", "a.png"], "cannot write a.png; OUT must end in .npy"),
         (["info", "."], "no fastvae run"),
     ],
 )
@@ -181,8 +182,8 @@ def test_data_that_does_not_fit_ends_with_2(run, fails, tmp_path, monkeypatch):
     np.save("nan.npy", np.full((20, 8, 8), np.nan))
     np.save("wide.npy", np.full((20, 3), 0.5))
     assert "20 of 20 samples hold NaN" in fails(2, "train", "nan.npy")
-    for command in (["evaluate", run], ["reconstruct", run]):
-        output = ["-o", "a.npy"] if command[0] == "reconstruct" else []
+    for command in (["evaluate", run], ["reconstruct", run], ["encode", run]):
+        output = [] if command[0] == "evaluate" else ["-o", "a.npy"]
         assert "shape (1, 8, 8)" in fails(2, *command, "wide.npy", *output)
         assert "20 of 20 samples hold NaN" in fails(2, *command, "nan.npy", *output)
     assert not Path("a.npy").exists()
@@ -373,6 +374,14 @@ def test_a_reader_that_has_read_enough_is_no_error(run, tmp_path, monkeypatch, c
 
 
 # reconstruct, evaluate, info
+
+
+def test_codes_are_those_of_the_function(run, tmp_path):
+    path = tmp_path / "codes.npy"
+    assert main(["encode", run, "digits", "-o", str(path)]) == 0
+    codes = np.load(path)
+    assert codes.shape == (1797, 2)
+    assert torch.equal(torch.from_numpy(codes), load(run).encode("digits"))
 
 
 def test_reconstructions_are_those_of_the_function(run, tmp_path):

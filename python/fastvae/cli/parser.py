@@ -42,6 +42,7 @@ exit codes: 0 fine, 1 failed, 2 wrong use, 130 interrupted (what there is has be
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_sample(commands)
+    _add_encode(commands)
     _add_reconstruct(commands)
     _add_evaluate(commands)
     _add_info(commands)
@@ -229,6 +230,23 @@ Sample i of a seed is the same however many are made.""",
         help="values shown as black and white in PNG files (default: 0 1)",
     )
     _add_device(parser.add_argument)
+
+
+def _add_encode(commands: _SubParsersAction[ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "encode",
+        "RUN DATA -o OUT [options]",
+        "give the codes of data",
+        "Write the mean code of each sample, in order: one float32 array, a row for each sample.",
+        """examples:
+  fastvae encode runs/digits digits -o codes.npy""",
+    )
+    _add_run(parser)
+    parser.add_argument("data", metavar="DATA", help=DATA_HELP)
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="an .npy file")
+    _add_device(parser.add_argument)
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")
 
 
 def _add_reconstruct(commands: _SubParsersAction[ArgumentParser]) -> None:

@@ -11,13 +11,11 @@ import torch
 
 from fastvae.cli.codes import OK
 from fastvae.cli.npy import write_npy
-from fastvae.cli.runs import load_run, open_run_data
+from fastvae.cli.runs import BATCH_SIZE, load_run, open_run_data
 from fastvae.data import Data
 from fastvae.plots.canvas import save
 from fastvae.plots.reconstructions import draw_reconstructions
 from fastvae.training import TrainedVAE
-
-BATCH_SIZE = 512
 
 
 def run(options: Namespace) -> int:

@@ -7,6 +7,9 @@ from argparse import Namespace
 from fastvae.data import Data, open_data
 from fastvae.training import TrainedVAE, load
 
+BATCH_SIZE = 512
+"""Samples that pass through a model together, of which none is kept."""
+
 
 def load_run(options: Namespace) -> TrainedVAE:
     """Load the run folder onto the device asked for."""
