@@ -322,3 +322,19 @@ def test_nonsense_is_refused():
     assert adam.step([torch.ones(3)], [torch.ones(4)], []) is None
     assert adam.step([torch.ones(3)], [torch.ones(3, dtype=torch.float64)], []) is None
     assert adam.step([torch.ones(3)], [torch.ones(3)], [torch.ones(2, dtype=torch.float64)]) is None
+
+
+def test_a_step_count_beyond_float64_goes_on_as_it_was():
+    """The kernels of torch, whose powers are 0 then."""
+    model, other = (nn.Linear(3, 2, dtype=torch.float64) for _ in range(2))
+    adam, again = (CautiousAdam(each, learning_rate=RATE, weight_decay=0.0) for each in (model, other))
+    assert adam._own is None
+    adam.step([model.weight.square().sum()])
+    for steps in adam._groups[0].steps:
+        steps.fill_(2**21)
+    other.load_state_dict(model.state_dict())
+    again.restore(adam.averages())
+    assert again.averages()["weight"].powers[1] == 0
+    for each, optimizer in ((model, adam), (other, again)):
+        optimizer.step([(each.weight - 3).square().sum()])
+    assert torch.equal(model.weight, other.weight)

@@ -258,7 +258,7 @@ def test_resume_goes_on_with_the_run_in_the_folder(tmp_path, capsys):
     assert main([*options, "--epochs", "3", "--resume"]) == 2
     assert "--resume goes on with the run in a folder: name it with -o FOLDER" in capsys.readouterr().err
     assert main([*options, "--epochs", "3", "--beta", "2", "-o", str(tmp_path / "run"), "--resume"]) == 2
-    assert "beta was 1.0 and is 2.0" in capsys.readouterr().err
+    assert "beta 1.0 before and 2.0 now" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_no_pictures")

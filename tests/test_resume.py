@@ -1,7 +1,9 @@
 """A training that was cut and resumed ends where one that was never cut does, and nothing else is resumed."""
 
 import json
+import signal
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fastvae.data import open_data
-from fastvae.errors import FileFormatError, NonFiniteWarning, RunNotWrittenWarning
+from fastvae.errors import FileFormatError, NonFiniteError, NonFiniteWarning, RunNotWrittenWarning
 from fastvae.models import Gaussian
-from fastvae.training import load, native_adam, resumption, train
+from fastvae.training import load, loop, native_adam, resumption, train, weights
 from fastvae.training.progress import Progress
 from fastvae.training.resumption import STATE, fingerprint
 from test_device_training import PIXELS, TABLE, TIMED, assert_same_run, recorders
@@ -41,7 +43,22 @@ def steps_of_an_epoch(result):
 
 
 class CutError(Exception):
-    """What ends a training that nothing is to be written of any more."""
+    """What ends a training in the middle."""
+
+
+def failing_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def listening():
+    """A process that Ctrl-C interrupts, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -103,6 +120,7 @@ class Net(nn.Module):
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 6)
         )
+        self.register_buffer("kept", torch.zeros(2))
 
     def forward(self, x):
         return self.layers(x)
@@ -123,8 +141,19 @@ class Jittered(Dataset):
         return (torch.from_numpy(PIXELS[index]) + 0.1 * torch.rand(1)).clamp(0, 1)
 
 
-def loader():
-    return DataLoader(TensorDataset(torch.from_numpy(PIXELS)), batch_size=16, shuffle=True)
+def loader(generator=None):
+    return DataLoader(
+        TensorDataset(torch.from_numpy(PIXELS)), batch_size=16, shuffle=True, generator=generator
+    )
+
+
+def in_another_order():
+    """An encoder whose weights do not lie in memory as they are counted."""
+    torch.manual_seed(0)
+    turned = nn.Linear(16, 6)
+    turned.weight = nn.Parameter(torch.randn(16, 6).t())
+    channels_last = nn.Conv2d(1, 2, 3, padding=1).to(memory_format=torch.channels_last)
+    return nn.Sequential(channels_last, nn.Conv2d(2, 1, 1), nn.Flatten(), turned)
 
 
 KINDS = {
@@ -141,6 +170,11 @@ KINDS = {
     "an augmented data set": lambda: {"data": Jittered()},
     "workers": lambda: {"data": Jittered(), "workers": 2},
     "a loader": lambda: {"data": loader(), "validation": None},
+    "a loader with a generator": lambda: {
+        "data": loader(torch.Generator().manual_seed(3)),
+        "validation": None,
+    },
+    "weights in another order": lambda: {"encoder": in_another_order(), "hidden_dims": None},
     "without validation": lambda: {"validation": None},
     "bfloat16": lambda: {"precision": "bfloat16"},
 }
@@ -285,6 +319,112 @@ def test_what_was_said_is_not_said_again(cut, tmp_path):
     assert_same_bits(spoiled(output_dir=tmp_path / "run", resume=True), whole)
 
 
+class KilledError(BaseException):
+    """What no handler of ours sees, as a signal that kills."""
+
+
+@pytest.mark.parametrize("before", [STATE, "model.safetensors", "nothing"])
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_process_killed_in_a_write_is_gone_on_with(
+    before, write, written_after_each_epoch, tmp_path, monkeypatch
+):
+    """The same call each time, also the first."""
+    whole, save_file, done = run(), weights.save_file, []
+
+    def killed(tensors, path, **options):
+        done.extend([1] if before in path.name else [])
+        if before in path.name and len(done) == write:
+            raise KilledError
+        save_file(tensors, path, **options)
+
+    monkeypatch.setattr(weights, "save_file", killed)
+    with pytest.raises(KilledError) if before != "nothing" else nullcontext():
+        run(output_dir=tmp_path / "run", resume=True)
+    # A process that is gone cleans up nothing.
+    for name in ("model.safetensors", STATE, "config.json", "metrics.jsonl"):
+        (tmp_path / "run" / f".{name}.0123abcd.tmp").write_bytes(b"cut")
+    assert_same_bits(run(output_dir=tmp_path / "run", resume=True), whole)
+    assert not list((tmp_path / "run").glob(".*"))
+    assert_same_bits(load(tmp_path / "run", device="cpu"), whole)
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    for name in (".model.safetensors.0123.tmp", ".other.0123abcd.tmp"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ValueError, match="is not empty and holds no fastvae run"):
+            run(output_dir=tmp_path, resume=True)
+        (tmp_path / name).unlink()
+
+
+def test_an_error_leaves_the_last_whole_epoch(cut, tmp_path, monkeypatch):
+    whole = run()
+    cut(2 * steps_of_an_epoch(whole) + 1, lambda: run(output_dir=tmp_path / "run"), error=CutError)
+    with monkeypatch.context() as during:
+        during.setattr(Progress, "advance", failing_with(CutError))
+        with pytest.raises(CutError) as caught:
+            run(output_dir=tmp_path / "run", resume=True)
+    assert caught.value.__notes__ == [f"resume=True goes on with the run in {tmp_path / 'run'} after epoch 2"]
+    assert_same_bits(run(output_dir=tmp_path / "run", resume=True), whole)
+
+
+def test_an_error_in_the_first_epoch_costs_an_earlier_run_nothing(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(Progress, "advance", failing_with(CutError))
+    with pytest.raises(CutError) as caught:
+        run(output_dir=folder, learning_rate=1e-2)
+    assert not hasattr(caught.value, "__notes__")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_was_trained_before_is_in_the_error(tmp_path, monkeypatch):
+    run(output_dir=tmp_path / "run", epochs=2)
+    monkeypatch.setattr(loop, "report_skipped", failing_with(NonFiniteError))
+    with pytest.raises(NonFiniteError) as caught:
+        run(output_dir=tmp_path / "run", resume=True)
+    assert [record["epoch"] for record in caught.value.result.history] == [1, 2]
+
+
+def test_ctrl_c_waits_for_a_copy(tmp_path, monkeypatch, listening):
+    whole, of, copied = run(), resumption.TrainingState.of, []
+
+    def pressed(*args, **options):
+        copied.append(1)
+        if len(copied) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return of(*args, **options)
+
+    monkeypatch.setattr(resumption.TrainingState, "of", pressed)
+    assert len(run(output_dir=tmp_path / "run").history) == 2
+    assert len(resumption.read_state(tmp_path / "run").history) == 2
+    assert_same_bits(run(output_dir=tmp_path / "run", resume=True), whole)
+
+
+def test_a_copy_that_was_not_written_is_so_at_the_end(written_after_each_epoch, cut, tmp_path, monkeypatch):
+    whole, write, tried = run(), resumption.TrainingState.write, []
+
+    def full_then_not(state, folder):
+        tried.append(len(state.history))
+        if len(tried) == 1:
+            raise OSError(28, "No space left on device")
+        write(state, folder)
+
+    monkeypatch.setattr(resumption.TrainingState, "write", full_then_not)
+    with pytest.warns(RunNotWrittenWarning, match="training goes on"):
+        cut(steps_of_an_epoch(whole) + 1, lambda: run(output_dir=tmp_path / "run"))
+    assert tried == [1, 1]
+    assert_same_bits(run(output_dir=tmp_path / "run", resume=True), whole)
+
+
+def test_what_does_not_matter_may_differ(tmp_path):
+    whole = run(output_dir=tmp_path / "run", epochs=2)
+    np.save(tmp_path / "pixels.npy", PIXELS)
+    again = run(
+        data=tmp_path / "pixels.npy", output_dir=tmp_path / "run", epochs=2, resume=True, compile=False
+    )
+    assert whole.config.data.name != again.config.data.name
+    assert_same_bits(again, whole)
+
+
 # What is not resumed
 
 
@@ -297,18 +437,24 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 1e-2}, r"learning_rate was 0\.001 and is 0\.01\. Leave resume out to train anew"),
-        ({"seed": 1, "beta": 2.0}, r"beta was 1\.0 and is 2\.0; seed was 0 and is 1\."),
-        ({"hidden_dims": (9,)}, r"hidden_dims was \(8,\) and is \(9,\)"),
-        ({"latent_dim": 4}, "latent_dim was 3 and is 4"),
-        ({"model": "conv", "hidden_dims": (3,)}, "model was 'mlp' and is 'conv'; hidden_dims was"),
-        ({"encoder": Net(), "hidden_dims": (8,)}, r"modules of your own was \(\) and is \('encoder',\)"),
-        ({"validation": None}, "samples was [0-9]+ and is [0-9]+; validation_samples was [0-9]+ and is 0"),
-        ({"data": PIXELS[:, :, :3]}, r"the shape of a sample was \(1, 4, 4\) and is \(1, 3, 4\)"),
+        (
+            {"learning_rate": 1e-2},
+            r"learning_rate 0\.001 before and 0\.01 now\. Leave resume out to train anew",
+        ),
+        ({"seed": 1, "beta": 2.0}, r"beta 1\.0 before and 2\.0 now; seed 0 before and 1 now\."),
+        ({"hidden_dims": (9,)}, r"hidden_dims \(8,\) before and \(9,\) now"),
+        ({"latent_dim": 4}, "latent_dim 3 before and 4 now"),
+        ({"model": "conv", "hidden_dims": (3,)}, "model 'mlp' before and 'conv' now; hidden_dims"),
+        ({"encoder": Net(), "hidden_dims": (8,)}, r"modules of your own \(\) before and \('encoder',\) now"),
+        (
+            {"validation": None},
+            "samples to train on 60 before and 67 now; samples held out 7 before and 0 now",
+        ),
+        ({"data": PIXELS[:, :, :3]}, r"shape of a sample \(1, 4, 4\) before and \(1, 3, 4\) now"),
         ({"data": PIXELS[::-1].copy()}, "was trained on other values than this data has"),
         ({"data": PIXELS / 2}, "was trained on other values than this data has"),
         ({"epochs": 3}, r"has 4 epochs already, and epochs=3 are fewer: it goes on to epochs=5 or more"),
-        ({"precision": "bfloat16"}, "precision was 'float32' and is 'bfloat16'"),
+        ({"precision": "bfloat16"}, "precision 'float32' before and 'bfloat16' now"),
     ],
 )
 def test_another_run_is_not_resumed(changes, message, folder):
@@ -326,25 +472,72 @@ def test_a_warmup_belongs_to_the_number_of_epochs(tmp_path):
     run(output_dir=tmp_path / "run", warmup=0.5, epochs=2, resume=True)
 
 
-def test_a_network_with_other_layers_is_not_resumed(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda net: net.layers.append(nn.Linear(6, 6)),
+            r"keeps other tensors .*: encoder\.layers\.6\.bias; ",
+        ),
+        (
+            lambda net: net.register_buffer("kept", torch.zeros(2, dtype=torch.float64)),
+            r"keeps other tensors .*: encoder\.kept was torch\.float32 of \(2,\) and is torch\.float64 of",
+        ),
+        (
+            lambda net: net.layers[1].requires_grad_(False),
+            r"had other parameters trained .*: encoder\.layers\.1\.bias; encoder\.layers\.1\.weight\. Leave",
+        ),
+    ],
+)
+def test_a_network_that_differs_is_not_resumed_and_left_as_it_is(change, message, tmp_path):
     def with_encoder(encoder, **changes):
-        return run(encoder=encoder, hidden_dims=None, output_dir=tmp_path / "run", **changes)
+        return run(encoder=encoder, hidden_dims=None, output_dir=tmp_path / "run", epochs=1, **changes)
 
-    with_encoder(Net())
-    wider = nn.Sequential(nn.Flatten(), nn.Linear(16, 9), nn.Linear(9, 6))
-    with pytest.raises(ValueError, match="the run to resume is of another model, so its weights do not fit"):
-        with_encoder(wider, resume=True)
-    frozen = Net()
-    frozen.layers[1].requires_grad_(False)
-    with pytest.raises(ValueError, match=r"other parameters were trained: encoder\.layers\.1\.bias, encoder"):
-        with_encoder(frozen, resume=True)
+    with_encoder(net())
+    other = net()
+    change(other)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        with_encoder(other, resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
 def test_resume_needs_a_folder_and_is_no_path(folder):
-    with pytest.raises(ValueError, match="resume goes on with the run in output_dir, and there is no"):
+    with pytest.raises(ValueError, match="resume goes on with the run in output_dir: name its folder"):
         run(resume=True)
-    with pytest.raises(TypeError, match=r"resume must be True or False, got .*: the run is"):
+    with pytest.raises(TypeError, match=r"resume must be True or False, got .*: name the folder"):
         run(output_dir=folder, resume=str(folder))
+
+
+def test_a_run_on_other_held_out_data_is_not_resumed(tmp_path):
+    held_out = PIXELS[:9]
+    run(output_dir=tmp_path / "run", validation=held_out, epochs=1)
+    with pytest.raises(ValueError, match="was evaluated on other held-out values than this data has"):
+        run(output_dir=tmp_path / "run", validation=held_out / 2, epochs=1, resume=True)
+    run(output_dir=tmp_path / "run", validation=held_out, epochs=1, resume=True)
+
+
+def test_a_state_that_was_not_written_is_not_that_of_a_run_before(tmp_path):
+    """Of a loader nothing says that its data is other data."""
+    run(data=loader(), validation=None, output_dir=tmp_path / "run")
+    other = DataLoader(TensorDataset(torch.from_numpy(PIXELS / 2)), batch_size=16)
+    with pytest.MonkeyPatch.context() as during:
+        during.setattr(resumption.TrainingState, "write", failing_with(OSError(28, "No space left")))
+        with pytest.warns(RunNotWrittenWarning, match="not what it takes to resume it"):
+            run(data=other, validation=None, output_dir=tmp_path / "run")
+    with pytest.raises(FileFormatError, match=f"holds a run without {STATE}, so it cannot be resumed"):
+        run(data=other, validation=None, output_dir=tmp_path / "run", resume=True)
+
+
+def test_a_run_without_an_epoch_is_begun_anew(folder, monkeypatch):
+    with monkeypatch.context() as during:
+        during.setattr(resumption.TrainingState, "of", failing_with(ZeroDivisionError))
+        during.setattr(loop, "_batches", failing_with(KeyboardInterrupt))
+        with pytest.warns(RunNotWrittenWarning, match="training goes on"):
+            result = run(output_dir=folder, latent_dim=2)
+    assert not result.history
+    assert not (folder / STATE).exists()
+    assert_same_bits(run(output_dir=folder, resume=True), run())
 
 
 def test_a_run_without_its_state_is_not_begun_anew(folder):
@@ -381,11 +574,34 @@ def rewritten(path, *, tensors=(), **changes):
         ({"config": "{"}, "is damaged: JSONDecodeError"),
         ({"config": "{}"}, "is damaged: KeyError: 'model'"),
         ({"history": None}, "is damaged: KeyError: 'history'"),
-        ({"history": '[{"epoch": 1}]'}, "is damaged: ValueError: a record that is none of an epoch"),
+        ({"history": '[{"epoch": 1}]'}, "ValueError: the history is not one record for each epoch"),
+        ({"history": "[1]"}, "is damaged: TypeError"),
+        ({"history": "[]", "steps": "-1"}, "is damaged: ValueError: steps is -1"),
+        ({"steps": '"5"'}, "is damaged: ValueError: steps is '5'"),
+        ({"steps": "null"}, "is damaged: ValueError: steps is None"),
+        ({"same_tensors": "{"}, "is damaged: JSONDecodeError"),
+        ({"same_tensors": '["x"]'}, "is damaged: AttributeError"),
+        ({"same_tensors": '{"a": "b"}'}, "is damaged: ValueError: names of tensors that are not there"),
+        ({"fingerprints": "[]"}, "is damaged: ValueError: fingerprints that are not two"),
+        ({"tensors": {"powers/encoder.1.bias": torch.zeros(2)}}, "the powers of encoder.1.bias are not two"),
+        (
+            {"tensors": {"powers/encoder.1.bias": torch.tensor([0.5, 2.0]).double()}},
+            "are not two numbers from",
+        ),
+        (
+            {"tensors": {"mean/encoder.1.bias": torch.full((8,), torch.nan)}},
+            "of encoder.1.bias are not finite",
+        ),
+        ({"tensors": {"square/encoder.1.bias": torch.full((8,), -1.0)}}, "of encoder.1.bias are not finite"),
+        ({"tensors": {"square/encoder.1.bias": torch.zeros(9)}}, "averages of encoder.1.bias are not alike"),
+        ({"tensors": {"mean/encoder.1.bias": torch.zeros(8).double()}}, "of encoder.1.bias are not alike"),
         ({"tensors": {"other/name": torch.zeros(1)}}, "is damaged: KeyError: 'other'"),
         ({"tensors": {"square/likelihood": torch.zeros(1)}}, "averages without a mean"),
         ({"tensors": {"mean/likelihood": torch.zeros(1)}}, "is damaged: KeyError: 'likelihood'"),
-        ({"tensors": {"powers/encoder.1.bias": torch.zeros(3)}}, "powers that are not two numbers"),
+        (
+            {"tensors": {"powers/encoder.1.bias": torch.zeros(3)}},
+            "the powers of encoder.1.bias are not two numbers from 0 to 1",
+        ),
     ],
 )
 def test_a_state_that_is_none_is_named(changes, message, folder):
@@ -397,11 +613,18 @@ def test_a_state_that_is_none_is_named(changes, message, folder):
 # The file
 
 
-def test_the_state_of_another_run_does_not_stay(folder, tmp_path):
-    other = run(learning_rate=1e-2)
-    run(output_dir=tmp_path / "other").save(folder)
+def test_the_state_of_another_run_does_not_stay(folder):
+    load(folder).save(folder)
     assert (folder / STATE).exists(), "it is of the same run"
-    other.save(folder)
+    interrupted = load(folder)
+    interrupted.history[-1] = interrupted.history[-1] | {"kl": 0.0}
+    interrupted.save(folder)
+    assert not (folder / STATE).exists(), "no two runs have the same history"
+
+
+@pytest.mark.parametrize("changes", [{}, {"learning_rate": 1e-2}])
+def test_saving_another_run_leaves_nothing_to_resume(changes, folder):
+    run(**changes).save(folder)
     assert not (folder / STATE).exists()
 
 
@@ -476,3 +699,20 @@ def test_a_fingerprint_is_of_the_values_and_their_order():
     moved = values.copy()
     moved[[0, 1]] = moved[[1, 0]]
     assert digest not in {fingerprint(open_data(moved)), fingerprint(open_data(values * 2))}
+    last = values.copy()
+    last[-1, -1] += 1
+    assert fingerprint(open_data(last)) != digest
+    parts = [fingerprint(part) for seed in (0, 1) for part in open_data(values).split(0.1, seed)]
+    assert len({digest, *parts}) == 5
+    pixels = (values * 255).astype(np.uint8)
+    assert fingerprint(open_data(pixels)) != fingerprint(open_data(pixels, pixels=False))
+
+
+def test_a_fingerprint_of_large_data_is_of_rows_spread_over_it(monkeypatch):
+    values = np.random.default_rng(0).random((500, 3), np.float32)
+    monkeypatch.setattr(resumption, "MOST_BYTES", 12 * 50)
+    digest = fingerprint(open_data(values))
+    for row, same in ((0, False), (10, False), (490, False), (491, True)):
+        other = values.copy()
+        other[row] += 1
+        assert (fingerprint(open_data(other)) == digest) is same

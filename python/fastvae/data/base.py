@@ -134,6 +134,11 @@ class Data(abc.ABC):
             int64, shape ``(B,)``, on ``device``: the index of each sample in this data set, or its number.
         """
 
+    @property
+    def generator(self) -> torch.Generator | None:
+        """What draws the order where the source has a generator of its own, which no seed reaches."""
+        return None
+
     def resident_on(self, device: torch.device) -> Resident | None:  # noqa: ARG002
         """Give the samples as they lie on a device; None for a source that is read as batches are needed."""
         return None

@@ -55,6 +55,12 @@ class LoaderData(Data):
     def __len__(self) -> int:
         return self._summary.samples
 
+    @property
+    def generator(self) -> torch.Generator | None:
+        """See :attr:`Data.generator`."""
+        own = self._source.generator if isinstance(self._source, DataLoader) else None
+        return own if isinstance(own, torch.Generator) else None
+
     def batch_size(self, wanted: int) -> int:
         """See :meth:`Data.batch_size`; a DataLoader decides on its own batches, which need not be alike."""
         own = self._source.batch_size if isinstance(self._source, DataLoader) else None

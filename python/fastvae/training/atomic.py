@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["new_folder", "replacing", "replacing_together"]
+__all__ = ["leftovers", "new_folder", "replacing", "replacing_together"]
 
 
 @contextmanager
@@ -117,6 +118,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """The temporary files of this one that a process left when it was killed."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    return [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name)]
 
 
 def _beside(path: Path) -> Path:

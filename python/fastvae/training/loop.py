@@ -81,6 +81,7 @@ def fit(
     if start is not None:
         history += start.history
         steps.go_on_from(start.steps, start.averages)
+        start.averages.clear()  # a large model has no room for two
     started, epoch = time.perf_counter(), len(history)
 
     progress.start(settings.epochs * len(data), done=epoch * len(data))

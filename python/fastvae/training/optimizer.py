@@ -56,8 +56,8 @@ class _Group(NamedTuple):
             yield (
                 name,
                 Averages(
-                    mean.to("cpu", copy=True),
-                    square.to("cpu", copy=True),
+                    mean.to("cpu", copy=True, memory_format=torch.contiguous_format),
+                    square.to("cpu", copy=True, memory_format=torch.contiguous_format),
                     torch.tensor(powers, dtype=torch.float64, device="cpu"),
                 ),
             )
@@ -155,18 +155,7 @@ class CautiousAdam:
         }
 
     def restore(self, kept: Mapping[str, Averages]) -> None:
-        """Go on from what :meth:`averages` gave, on any device.
-
-        Raises
-        ------
-        ValueError
-            If it was of other parameters.
-        """
-        shapes = {name: tuple(own.shape) for name, own in zip(self._names, self._parameters, strict=True)}
-        given = {name: tuple(each.mean.shape) for name, each in kept.items()}
-        if given != shapes or any(each.square.shape != each.mean.shape for each in kept.values()):
-            differ = sorted({name for name, _ in given.items() ^ shapes.items()})
-            raise ValueError(f"other parameters were trained: {', '.join(differ)}")
+        """Go on from what :meth:`averages` gave of these parameters, on any device."""
         if self._own is None:
             for group in self._groups:
                 group.restore(kept)

@@ -19,27 +19,30 @@ from torch import nn
 from fastvae.errors import FileFormatError
 from fastvae.models import LIKELIHOODS, Likelihood, ModelSpec, build_model
 from fastvae.models.spec import check_parts
-from fastvae.training.atomic import replacing_together
+from fastvae.training.atomic import leftovers, replacing_together
 from fastvae.training.config import RunConfig
 from fastvae.training.device import choose_device, in_float32, undisturbed
 from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.interrupts import uninterrupted
 from fastvae.training.randomness import repeatable
-from fastvae.training.resumption import discard_state_of_another
+from fastvae.training.resumption import STATE, discard_state_of_another, is_state
 from fastvae.training.weights import read_weights, write_weights
 
 if TYPE_CHECKING:
     from fastvae.training.result import TrainedVAE
 
 __all__ = [
+    "METRICS",
     "PICTURES",
     "Description",
     "check_output_dir",
     "describe",
     "is_run",
     "load",
+    "read_metrics",
     "remove_pictures",
     "save",
+    "temporaries",
 ]
 
 CONFIG, METRICS, MODEL = "config.json", "metrics.jsonl", "model.safetensors"
@@ -73,7 +76,7 @@ def save(result: TrainedVAE, path: str | Path) -> Path:
             described.write_text(text + "\n", encoding="utf-8")
         if replaced != run:
             remove_pictures(folder)
-        discard_state_of_another(folder, result.config)
+        discard_state_of_another(folder, result.config, result.history)
     return folder
 
 
@@ -145,7 +148,7 @@ def load(
     parts = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}
     check_parts(config.model, parts)
     _check_weights_file(folder / MODEL, config.model, run)
-    history = _read_metrics(folder / METRICS)
+    history = read_metrics(folder / METRICS)
     try:
         with torch.device("cpu"), repeatable(0, torch.device("cpu")), in_float32(), undisturbed():
             model = build_model(config.model, **parts)  # type: ignore[arg-type]
@@ -206,12 +209,12 @@ def describe(path: str | Path) -> Description:
     _check_weights_file(folder / MODEL, config.model, run)
     with safetensors.safe_open(folder / MODEL, framework="pt") as file:
         numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return Description(config, _read_metrics(folder / METRICS), numbers)
+    return Description(config, read_metrics(folder / METRICS), numbers)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run that may be written over."""
-    return _head(folder / CONFIG).get("format") == MARKER
+    """Whether a folder holds a run, or the beginning of one, that may be written over."""
+    return _head(folder / CONFIG).get("format") == MARKER or is_state(folder / STATE)
 
 
 def _head(path: Path) -> dict[str, Any]:
@@ -221,6 +224,11 @@ def _head(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return head if isinstance(head, dict) else {}
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """What writes that were killed have left in a folder."""
+    return [left for name in (CONFIG, METRICS, MODEL, STATE) for left in leftovers(folder / name)]
 
 
 def check_output_dir(path: str | Path) -> Path:
@@ -247,7 +255,7 @@ def check_output_dir(path: str | Path) -> Path:
         raise ValueError(f"{above} is a file; a run is written to a folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "nothing can be written to this folder", str(above))
-    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
+    if folder.is_dir() and not is_run(folder) and set(folder.iterdir()) - set(temporaries(folder)):
         raise ValueError(f"{folder} is not empty and holds no fastvae run; choose a new or an empty folder")
     return folder
 
@@ -274,7 +282,14 @@ def _read_config(path: Path) -> tuple[RunConfig, object]:
     return config, content.get("run")
 
 
-def _read_metrics(path: Path) -> list[Record]:
+def read_metrics(path: Path) -> list[Record]:
+    """Read the history of a run; without a file there is none.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged.
+    """
     if not path.exists():
         return []
     records = [_parse(line, path) for line in _read(path).splitlines()]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from fastvae.data import Data
-from fastvae.data.base import scan_batch_size
 from fastvae.errors import FileFormatError
 from fastvae.training.atomic import replacing
 from fastvae.training.averages import Averages
@@ -22,19 +22,38 @@ from fastvae.training.config import RunConfig
 from fastvae.training.history import RECORD_KEYS, Record
 from fastvae.training.weights import SAME, give_state, state_of, write_tensors
 
-__all__ = ["STATE", "TrainingState", "discard_state_of_another", "fingerprint", "read_state"]
+__all__ = [
+    "STATE",
+    "TrainingState",
+    "discard_state_of_another",
+    "fingerprint",
+    "is_state",
+    "read_state",
+    "remove_state",
+]
 
 STATE = "resume.safetensors"
 MARKER, FORMAT_VERSION = "fastvae training state", "1"
+GENERATOR = "generator/state"
 
-MOST_ROWS = 64
+MOST_BYTES = 2**26
 """Of a data set, that its fingerprint is made of."""
 
 FREE = {("training", "epochs"), ("training", "compile"), ("data", "name")}
 """What may be another one than before; of the epochs see :meth:`TrainingState.check_continues`."""
 
-ARGUMENTS = {"preset": "model", "custom": "modules of your own", "input_shape": "the shape of a sample"}
+ARGUMENTS = {
+    "preset": "model",
+    "custom": "modules of your own",
+    "input_shape": "shape of a sample",
+    "samples": "samples to train on",
+    "validation_samples": "samples held out",
+    "feature_names": "columns",
+    "pixels": "8-bit pixels",
+}
 """What fields of a config are called where the word of :func:`fastvae.train` is another one."""
+
+WAY_OUT = "Leave resume out to train anew, which replaces that run, or choose another output_dir"
 
 
 class TrainingState(NamedTuple):
@@ -43,65 +62,61 @@ class TrainingState(NamedTuple):
     Attributes
     ----------
     config : RunConfig
-    fingerprint : str or None
-        Of the data.
+    fingerprints : sequence of str or None
+        Of the data to train on, and of that held out.
     history : list of Record
         One per epoch.
     steps : int
         Taken so far.
     model : dict of Tensor
         What the model keeps, on the CPU.
-    same : str
-        Of what else it has, as :mod:`fastvae.training.weights` writes it.
+    same : dict of str
+        What else it has, which is the tensor of another name; see :mod:`fastvae.training.weights`.
     averages : dict of Averages
         What Adam keeps.
+    generator : Tensor or None
+        The state of the data's own generator.
     """
 
     config: RunConfig
-    fingerprint: str | None
+    fingerprints: Sequence[str | None]
     history: list[Record]
     steps: int
     model: dict[str, Tensor]
-    same: str
+    same: dict[str, str]
     averages: dict[str, Averages]
+    generator: Tensor | None
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
         config: RunConfig,
-        history: list[Record],
+        history: Sequence[Record],
         *,
         steps: int,
         averages: dict[str, Averages],
-        fingerprint: str | None,
+        fingerprints: Sequence[str | None],
+        generator: torch.Generator | None,
     ) -> TrainingState:
         """Copy the state of a training as it stands."""
         tensors, same = state_of(model)
         return cls(
             config=config,
-            fingerprint=fingerprint,
+            fingerprints=fingerprints,
             history=list(history),
             steps=steps,
             model={name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()},
-            same=json.dumps(same),
+            same=same,
             averages=averages,
+            generator=None if generator is None else generator.get_state(),
         )
 
-    def give_to(self, model: nn.Module) -> None:
-        """Give a model the state of the one that was trained.
-
-        Raises
-        ------
-        ValueError
-            If it is another model.
-        """
-        try:
-            give_state(model, self.model, {SAME: self.same})
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(
-                f"the run to resume is of another model, so its weights do not fit: {error}"
-            ) from error
+    def give_to(self, model: nn.Module, generator: torch.Generator | None) -> None:
+        """Give a model, and the generator of the data, the states of those that were trained."""
+        give_state(model, self.model, {SAME: json.dumps(self.same)})
+        if generator is not None and self.generator is not None:
+            generator.set_state(self.generator)
 
     def write(self, folder: Path) -> None:
         """Write the file of a folder.
@@ -114,43 +129,46 @@ class TrainingState(NamedTuple):
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
         for name, kept in self.averages.items():
             tensors |= {f"{kind}/{name}": tensor for kind, tensor in kept._asdict().items()}
+        if self.generator is not None:
+            tensors[GENERATOR] = self.generator
         metadata = {
             "format": MARKER,
             "format_version": FORMAT_VERSION,
             "config": json.dumps(dataclasses.asdict(self.config)),
-            "fingerprint": json.dumps(self.fingerprint),
+            "fingerprints": json.dumps(self.fingerprints),
             "history": json.dumps(self.history),
             "steps": json.dumps(self.steps),
-            SAME: self.same,
+            SAME: json.dumps(self.same),
         }
         with replacing(folder / STATE) as temporary:
             write_tensors(tensors, temporary, metadata)
 
-    def check_continues(self, config: RunConfig, fingerprint: str | None, folder: Path) -> None:
-        """Raise unless a training with this config, of data with this fingerprint, is this one, gone on with.
+    def check_continues(self, config: RunConfig, fingerprints: Sequence[str | None], folder: Path) -> None:
+        """Raise unless a training with this config, of such data, is this one, gone on with.
 
         Raises
         ------
         ValueError
             It says what differs.
         """
-        way_out = "Leave resume out to train anew, which replaces that run, or choose another output_dir"
         differences = _differences(self.config, config)
         if differences:
             raise ValueError(
                 f"the run in {folder} is another one than this, so it cannot be resumed: "
-                f"{'; '.join(differences)}. {way_out}"
+                f"{'; '.join(differences)}. {WAY_OUT}"
             )
-        if fingerprint != self.fingerprint:
-            raise ValueError(
-                f"the run in {folder} was trained on other values than this data has, so it cannot be "
-                f"resumed. {way_out}"
-            )
+        kinds = ("trained on other values", "evaluated on other held-out values")
+        for kind, was, given in zip(kinds, self.fingerprints, fingerprints, strict=True):
+            # Of data that is read as batches are needed nothing is known.
+            if was is not None and given is not None and was != given:
+                raise ValueError(
+                    f"the run in {folder} was {kind} than this data has, so it cannot be resumed. {WAY_OUT}"
+                )
         before, now, reached = self.config.training.epochs, config.training.epochs, len(self.history)
         if now < reached:
             raise ValueError(
                 f"the run in {folder} has {reached} epochs already, and epochs={now} are fewer: it goes on "
-                f"to epochs={reached + 1} or more. {way_out}"
+                f"to epochs={reached + 1} or more. {WAY_OUT}"
             )
         if now != before and config.training.warmup:
             raise ValueError(
@@ -159,6 +177,44 @@ class TrainingState(NamedTuple):
                 f"beginning. Resume it with epochs={before}; to train its networks for longer, pass those of "
                 "fastvae.load as encoder=, decoder= and likelihood= to a new run"
             )
+
+    def check_fits(self, model: nn.Module, folder: Path) -> None:
+        """Raise unless a model is like the one that was trained, and the same of it is trained.
+
+        Raises
+        ------
+        ValueError
+            It names what differs.
+        """
+        tensors, same = state_of(model)
+        kept, own = _kinds(self.model) | self.same, _kinds(tensors) | same
+        what = "keeps other tensors"
+        if kept == own:
+            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            kept, own = _kinds({name: each.mean for name, each in self.averages.items()}), _kinds(trained)
+            what = "had other parameters trained"
+        if kept != own:
+            differ = sorted(kept.keys() ^ own.keys()) or sorted(
+                f"{name} was {kept[name]} and is {own[name]}" for name in kept if kept[name] != own[name]
+            )
+            raise ValueError(
+                f"the model of the run in {folder} {what} than this one, so it cannot be resumed: "
+                f"{'; '.join(differ[:5])}{'; ...' if len(differ) > 5 else ''}. {WAY_OUT}"
+            )
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What has to be alike of tensors of one name."""
+    return {name: f"{tensor.dtype} of {tuple(tensor.shape)}" for name, tensor in tensors.items()}
+
+
+def is_state(path: Path) -> bool:
+    """Whether a file holds the state of a training."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == MARKER
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def read_state(folder: Path) -> TrainingState:
@@ -173,7 +229,7 @@ def read_state(folder: Path) -> TrainingState:
     if not path.exists():
         raise FileFormatError(
             f"{folder} holds a run without {STATE}, so it cannot be resumed: an earlier fastvae or save() "
-            "wrote it, or the file was removed. Leave resume out to train anew, which replaces that run"
+            f"wrote it, there was no room for that file, or it was removed. {WAY_OUT}"
         )
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
@@ -190,11 +246,12 @@ def read_state(folder: Path) -> TrainingState:
         )
     try:
         return _parsed(metadata, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _parsed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> TrainingState:
+def _parsed(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> TrainingState:
+    generator = tensors.pop(GENERATOR, None)
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, **{kind: {} for kind in Averages._fields}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
@@ -204,44 +261,82 @@ def _parsed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Train
     }
     if any(kinds[kind] for kind in Averages._fields):
         raise ValueError("averages without a mean")
-    if any(kept.powers.shape != (2,) for kept in averages.values()):
-        raise ValueError("powers that are not two numbers")
-    history = json.loads(metadata["history"])
-    if any(record.keys() != RECORD_KEYS for record in history):
-        raise ValueError("a record that is none of an epoch")
+    for name, kept in averages.items():
+        _check_averages(name, kept)
+    history, steps, same, fingerprints = (
+        json.loads(metadata[name]) for name in ("history", "steps", SAME, "fingerprints")
+    )
+    if [set(record) - {"epoch"} | {record["epoch"]} for record in history] != [
+        RECORD_KEYS - {"epoch"} | {epoch} for epoch in range(1, len(history) + 1)
+    ]:
+        raise ValueError("the history is not one record for each epoch")
+    if type(steps) is not int or steps < len(history):
+        raise ValueError(f"steps is {steps!r}")
+    if not all(kept in kinds["model"] for kept in same.values()):
+        raise ValueError("names of tensors that are not there")
+    if len(fingerprints) != 2:
+        raise ValueError("fingerprints that are not two")
     return TrainingState(
         config=RunConfig.of_json(json.loads(metadata["config"])),
-        fingerprint=json.loads(metadata["fingerprint"]),
+        fingerprints=fingerprints,
         history=history,
-        steps=json.loads(metadata["steps"]),
+        steps=steps,
         model=kinds["model"],
-        same=metadata[SAME],
+        same=same,
         averages=averages,
+        generator=generator,
     )
 
 
-def discard_state_of_another(folder: Path, config: RunConfig) -> None:
-    """Remove the file of a folder, unless a run with this config may be resumed from it."""
+def _check_averages(name: str, kept: Averages) -> None:
+    mean, square, powers = kept
+    if powers.shape != (2,) or powers.dtype is not torch.float64 or not ((powers >= 0) & (powers <= 1)).all():
+        raise ValueError(f"the powers of {name} are not two numbers from 0 to 1")
+    if mean.dtype != square.dtype or mean.shape != square.shape or not mean.is_floating_point():
+        raise ValueError(f"the averages of {name} are not alike")
+    if not (mean.isfinite().all() and (square.isfinite() & (square >= 0)).all()):
+        raise ValueError(f"the averages of {name} are not finite")
+
+
+def discard_state_of_another(folder: Path, config: RunConfig, history: Sequence[Record]) -> None:
+    """Remove the file of a folder, unless it is of the run that has this config and history."""
     path = folder / STATE
-    if not path.exists():
-        return
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            before = RunConfig.of_json(json.loads((file.metadata() or {})["config"]))
-        if not _differences(before, config):
+            metadata = file.metadata() or {}
+        before = json.loads(metadata["history"])
+        # No two trainings take the same time. The last epoch of an interrupted one is a part.
+        in_both = min(len(before), len(history))
+        same = json.dumps(before[:in_both]) == json.dumps(history[:in_both])
+        if same and not _differences(RunConfig.of_json(json.loads(metadata["config"])), config):
             return
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
-        pass  # it is of no use to anyone
-    path.unlink(missing_ok=True)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
+        pass  # there is none, or it is of no use to anyone
+    remove_state(folder)
 
 
-def fingerprint(data: Data) -> str | None:
-    """Give a digest of rows spread over data in memory; None for data that is read as batches are needed."""
-    if data.resident_on(torch.device("cpu")) is None:
+def remove_state(folder: Path) -> None:
+    """Remove the file of a folder, as far as that goes: a run is not lost for it."""
+    with contextlib.suppress(OSError):
+        (folder / STATE).unlink(missing_ok=True)
+
+
+def fingerprint(data: Data | None) -> str | None:
+    """Give a digest of data in memory: of all of it, or of rows spread over it.
+
+    None for data that is read as batches are needed.
+    """
+    resident = None if data is None else data.resident_on(torch.device("cpu"))
+    if resident is None:
         return None
-    count = min(len(data), MOST_ROWS, scan_batch_size(data.shape))
-    rows = torch.arange(count, device="cpu") * len(data) // count
-    return hashlib.sha256(data.take(rows).numpy().tobytes()).hexdigest()[:16]
+    values, of_float, rows = resident
+    digest = hashlib.sha256(repr((values.dtype, values.shape, of_float)).encode())
+    size = max(values[0].nbytes, 1)
+    count = min(len(values), max(MOST_BYTES // size, 1))
+    spread = values if count == len(values) else values[torch.arange(count) * len(values) // count]
+    for part in (spread, *([] if rows is None else [rows])):
+        digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _differences(before: RunConfig, now: RunConfig) -> list[str]:
@@ -251,7 +346,7 @@ def _differences(before: RunConfig, now: RunConfig) -> list[str]:
         for section in ("model", "training", "data")
     )
     return [
-        f"{ARGUMENTS.get(name, name)} was {was[name]!r} and is {value!r}"
+        f"{ARGUMENTS.get(name, name)} {was[name]!r} before and {value!r} now"
         for section, was, given in sections
         for name, value in given.items()
         if (section, name) not in FREE and was[name] != value

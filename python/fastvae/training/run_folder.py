@@ -6,15 +6,23 @@ import importlib.util
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fastvae.data import Data
 from fastvae.errors import RunNotWrittenError, RunNotWrittenWarning
 from fastvae.training.interrupts import uninterrupted
-from fastvae.training.persistence import check_output_dir, is_run, remove_pictures
+from fastvae.training.persistence import (
+    METRICS,
+    check_output_dir,
+    is_run,
+    read_metrics,
+    remove_pictures,
+    temporaries,
+)
 from fastvae.training.progress import Progress
 from fastvae.training.result import TrainedVAE
-from fastvae.training.resumption import TrainingState, read_state
+from fastvae.training.resumption import STATE, TrainingState, read_state, remove_state
 
 __all__ = ["RunFolder"]
 
@@ -47,10 +55,10 @@ class RunFolder:
         self._copy: TrainingState | None = None
         """One that was not written yet."""
         self._reached: int | None = None
-        """The epoch after which the written one is."""
+        """The epoch of the state in the folder, if that is one of this run."""
 
     def state(self) -> TrainingState | None:
-        """Read the state of an earlier run; None if there is no run.
+        """Read the state of an earlier run; None if there is no run, or not an epoch of one.
 
         Raises
         ------
@@ -59,6 +67,8 @@ class RunFolder:
         """
         if not is_run(self.path):
             return None
+        if not (self.path / STATE).exists() and not read_metrics(self.path / METRICS):
+            return None
         state = read_state(self.path)
         self._reached = len(state.history)
         return state
@@ -66,6 +76,9 @@ class RunFolder:
     def start(self) -> None:
         """Make the folder, now that nothing stands against the training."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for left in temporaries(self.path):
+            with suppress(OSError):
+                left.unlink()
         self._next_write = time.monotonic() + FEWEST_SECONDS
 
     def checkpoint(self, result: TrainedVAE, take: Callable[[], TrainingState]) -> None:
@@ -84,12 +97,13 @@ class RunFolder:
         if not writes and started < self._next_copy:
             return
         try:
-            if writes:
-                with uninterrupted():
-                    result.save(self.path)
-                    self._write(take())
-            else:
-                self._copy = take()
+            with uninterrupted():
+                self._copy_state(take)
+                if writes:
+                    problem = self._write_state()
+                    self._save(result)
+                    if problem is not None:
+                        raise problem
         except Exception as error:  # whatever a module of the user's own may do when its state is asked for
             warnings.warn(
                 f"the run so far could not be written to {self.path} ({error}); training goes on",
@@ -100,21 +114,48 @@ class RunFolder:
             self._next_write = _next(started, FEWEST_SECONDS)
         self._next_copy = _next(started, FEWEST_SECONDS_KEPT)
 
-    def _write(self, state: TrainingState) -> None:
-        self._copy = state  # should it fail
-        state.write(self.path)
-        self._copy, self._reached = None, len(state.history)
+    def rescue(self) -> int | None:
+        """Write a copy that was not written yet, as far as that goes, when an error ends a training.
 
-    def _write_last(self, *, interrupted: bool) -> Exception | None:
-        """Write the state after the last whole epoch, or say why not: no model is lost for want of it."""
+        Returns
+        -------
+        int or None
+            After which epoch the run in the folder can be gone on with, if it can.
+        """
+        if self._copy is not None and self._copy.history:
+            self._write_state()
+        return self._reached
+
+    def _copy_state(self, take: Callable[[], TrainingState]) -> None:
+        self._copy = None  # a large model has no room for two
+        self._copy = take()
+
+    def _write_state(self) -> Exception | None:
+        """Write the copy, or say why not: no model is lost for want of it."""
+        if self._copy is None:
+            return None
         try:
-            # After Ctrl-C the model may be anywhere in an epoch, or in a step.
-            state = self._copy if interrupted or self._take is None else self._take()
-            if state is not None:
-                self._write(state)
+            self._copy.write(self.path)
         except Exception as error:
             return error
+        self._reached = len(self._copy.history)
+        self._copy = None
         return None
+
+    def _save(self, result: TrainedVAE) -> None:
+        """Write the run, after its state: whatever ends the process in between, there is none without."""
+        result.save(self.path)
+        if self._reached is None:
+            remove_state(self.path)  # of an earlier run
+
+    def _write_last_state(self, *, interrupted: bool) -> Exception | None:
+        try:
+            # After Ctrl-C the model may be anywhere in an epoch, or in a step.
+            if not interrupted and self._take is not None:
+                self._copy_state(self._take)
+        except Exception as error:
+            return error
+        return self._write_state()
 
     def finish(self, result: TrainedVAE, data: Data, progress: Progress) -> None:
         """Write the run and draw its pictures of ``data``, where Matplotlib is there.
@@ -132,9 +173,9 @@ class RunFolder:
         try:
             with uninterrupted():
                 try:
-                    result.save(self.path)
+                    without_state = self._write_last_state(interrupted=result.interrupted)
+                    self._save(result)
                     written = True
-                    without_state = self._write_last(interrupted=result.interrupted)
                 except Exception as error:
                     stopped = error
         except KeyboardInterrupt as error:

@@ -150,8 +150,11 @@ def train(
         Go on with the run in ``output_dir`` after the last whole epoch that was written (at the end, at
         Ctrl-C, and every half minute or so); without a run there, begin one. So the same call, made again
         after whatever cut it, ends where it would have ended: bit for bit on the CPU, to rounding where steps
-        are captured as CUDA graphs. The arguments and the data have to be those of the run; ``epochs`` may be
-        more, without ``warmup``. What modules of your own keep outside of ``state_dict()`` is not restored.
+        are captured as CUDA graphs. The arguments and the data have to be those of the run, and what can be
+        compared is: arguments, shapes and types of weights, and the values of data in memory; not those of a
+        DataLoader or a large Dataset, nor layers of your own that have no weights. ``epochs`` may be more,
+        without ``warmup``. Not restored is what your modules keep outside of ``state_dict()``, and the random
+        state of workers that persist, or of a sampler; that of ``DataLoader(generator=)`` is.
     progress : bool
         Show a progress bar and what was chosen.
 
@@ -218,9 +221,12 @@ def train(
     check_compile(compile, chosen_device)
     folder = None if output_dir is None else RunFolder(output_dir)
     if not isinstance(resume, bool):
-        raise TypeError(f"resume must be True or False, got {resume!r}: the run is the one in output_dir")
+        raise TypeError(
+            f"resume must be True or False, got {resume!r}: name the folder of the run as output_dir= and "
+            "write resume=True"
+        )
     if resume and folder is None:
-        raise ValueError("resume goes on with the run in output_dir, and there is no output_dir")
+        raise ValueError("resume goes on with the run in output_dir: name its folder")
     start = folder.state() if folder and resume else None
 
     source = open_data(data, workers=workers)
@@ -253,9 +259,9 @@ def train(
             pixels=source.pixels,
         ),
     )
-    digest = fingerprint(training) if folder else None
+    fingerprints = (fingerprint(training), fingerprint(held_out)) if folder else (None, None)
     if folder and start:
-        start.check_continues(config, digest, folder.path)
+        start.check_continues(config, fingerprints, folder.path)
     compilation = choose_compilation(
         compile, chosen_device, spec, settings.epochs * training.batch_count(settings.batch_size)
     )
@@ -263,7 +269,7 @@ def train(
     bar.say(_announcement(config, choice.reason))
     bar.say(_means(training, settings, chosen_device, compilation))
     if resume:
-        bar.say(f"resumed after epoch {len(start.history)}" if start else "no run to resume yet: a new one")
+        bar.say(_what_is_resumed(start, settings.epochs))
     final: dict[str, float] = {}  # of the held-out data
     with (
         repeatable(derive(seed, Stream.WEIGHTS), chosen_device),
@@ -283,10 +289,12 @@ def train(
         if folder:
             check_storable(vae)
             if start:
-                start.give_to(vae)
+                start.check_fits(vae, folder.path)
+                start.give_to(vae, training.generator)
+                start.model.clear()  # a large model has no room for two
             folder.start()
 
-        so_far = list[Record]()
+        so_far = list(start.history) if start else []
 
         def on_epoch(history: list[Record], steps: Steps) -> None:
             so_far[:] = history
@@ -297,7 +305,13 @@ def train(
 
         def state_after(history: list[Record], steps: Steps) -> TrainingState:
             return TrainingState.of(
-                vae, config, history, steps=steps.taken, averages=steps.averages(), fingerprint=digest
+                vae,
+                config,
+                history,
+                steps=steps.taken,
+                averages=steps.averages(),
+                fingerprints=fingerprints,
+                generator=training.generator,
             )
 
         def validate(held_out: Data) -> dict[str, float]:
@@ -316,9 +330,13 @@ def train(
                 compilation=compilation,
                 start=start,
             )
-        except NonFiniteError as error:
-            if so_far:
-                error.result = TrainedVAE(vae, replace(config, interrupted=True), so_far)
+        except Exception as error:
+            reached = folder.rescue() if folder else None
+            if isinstance(error, NonFiniteError):
+                if so_far:
+                    error.result = TrainedVAE(vae, replace(config, interrupted=True), so_far)
+            elif folder and reached is not None:
+                error.add_note(f"resume=True goes on with the run in {folder.path} after epoch {reached}")
             raise
     result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
     if not interrupted:
@@ -349,6 +367,13 @@ def _means(data: Data, settings: Settings, device: torch.device, compilation: Co
     """Say where the data is and what steps are made of."""
     placement = f", {data.placement(device)}" if device.type != "cpu" else ""
     return f"on {device} in {settings.precision}{placement}, {compilation}"
+
+
+def _what_is_resumed(start: TrainingState | None, epochs: int) -> str:
+    if start is None:
+        return "no run to resume yet: a new one"
+    done = len(start.history)
+    return f"resumed after epoch {done}" + (", the last: nothing is left to train" if done == epochs else "")
 
 
 def _report_end(result: TrainedVAE, final: dict[str, float], bar: Progress) -> None:
