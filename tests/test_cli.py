@@ -261,24 +261,47 @@ def test_resume_goes_on_with_the_run_in_the_folder(tmp_path, capsys):
     assert "beta 1.0 before and 2.0 now" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_an_interrupted_training_keeps_what_there_is_and_ends_with_130(tmp_path, monkeypatch):
-    """Ctrl-C, as the system sends it, in the second epoch."""
+def interrupting(monkeypatch, sent):
+    """Have a signal sent to the process in the second epoch."""
     whole_epoch = loop._batches
 
     def interrupted(data, settings, epoch, device):
         for number, x in enumerate(whole_epoch(data, settings, epoch, device)):
             if (epoch, number) == (2, 3):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(sent)
             yield x
 
     monkeypatch.setattr(loop, "_batches", interrupted)
-    options = "--epochs 5 --hidden-dims 8 --latent-dim 2 --no-progress"
-    assert main(["train", "digits", "-o", str(tmp_path / "run"), *options.split()]) == 130
-    result = load(tmp_path / "run")
+
+
+def assert_kept(folder):
+    result = load(folder)
     assert result.interrupted
     assert [record["epoch"] for record in result.history] == [1, 2]
     assert result.sample(1).isfinite().all()
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_an_interrupted_training_keeps_what_there_is_and_ends_with_130(tmp_path, monkeypatch):
+    interrupting(monkeypatch, signal.SIGINT)
+    options = "--epochs 5 --hidden-dims 8 --latent-dim 2 --no-progress"
+    assert main(["train", "digits", "-o", str(tmp_path / "run"), *options.split()]) == 130
+    assert_kept(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("ignored", [False, True], ids=["heard", "ignored"])
+def test_sigterm_ends_a_training_as_ctrl_c_does(ignored, tmp_path, monkeypatch):
+    """As schedulers and containers send it, also where Ctrl-C is ignored, in the background of a shell."""
+    interrupting(monkeypatch, signal.SIGTERM)
+    options = "--epochs 5 --hidden-dims 8 --latent-dim 2 --no-progress"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        assert main(["train", "digits", "-o", str(tmp_path / "run"), *options.split()]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert_kept(tmp_path / "run")
 
 
 # sample

@@ -659,6 +659,25 @@ def test_a_streamed_data_set_draws_its_transforms_anew_for_another_seed(monkeypa
     assert torch.equal(everything(data, batch_size=5, seed=1), first), "it depends on the row, not the batch"
 
 
+def test_what_is_random_is_read_anew_and_what_is_not_is_kept():
+    """As augmentation is meant; however small the data set is."""
+
+    class Counted(Noisy):
+        reads = 0
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            Counted.reads += 1
+            return super().__getitem__(index) if noisy else torch.full((4,), float(index))
+
+    for noisy in (True, False):
+        data = open_data(Counted())
+        Counted.reads = 0
+        first, again, other = (everything(data, seed=seed) for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert torch.equal(first, other) is not noisy
+        assert Counted.reads == (3 * len(data) if noisy else 0)
+
+
 def global_states() -> list[str]:
     numpy_state = np.random.get_state()  # noqa: NPY002
     return [str(torch.get_rng_state().tolist()), str(numpy_state), str(random.getstate())]

@@ -241,3 +241,15 @@ def test_parts_of_ones_own_must_be_given_and_be_modules():
         build_model(custom, encoder=nn.Linear(5, 4), decoder=nn.Linear(2, 5))
     own = nn.Linear(5, 4)
     assert build_model(custom, encoder=own).encoder is own
+
+
+@pytest.mark.parametrize("options", [{}, {"free_bits": 0.1}], ids=["terms", "free bits"])
+def test_an_exported_model_can_be_saved(options, tmp_path):
+    model = build_model(ModelSpec(input_shape=(5,), latent_dim=2, hidden_dims=(4,), likelihood="bernoulli"))
+    x, seed = torch.rand(3, 5), torch.tensor(3)
+    torch.export.save(torch.export.export(model, (x, seed), options), tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    expected = model(x, seed, **options)
+    assert type(loaded(x, seed, **options)) is type(expected)
+    for term, same in zip(loaded(x, seed, **options), expected, strict=True):
+        torch.testing.assert_close(term, same)

@@ -730,6 +730,22 @@ def test_a_full_disk_at_the_end_keeps_the_result_in_the_error(tmp_path, monkeypa
     assert not list((tmp_path / "run").iterdir()), "no half file"
 
 
+def test_the_same_model_is_written_as_the_same_bytes(tmp_path, result):
+    files = [result.save(tmp_path / str(number)) / MODEL for number in range(8)]
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], framework="pt") as file:
+        assert file.metadata()["format"] == "fastvae"
+
+
+def test_names_of_any_letters_are_written(tmp_path):
+    encoder = nn.Sequential()
+    encoder.add_module("größe\N{GREEK SMALL LETTER MU}\u2028", own_encoder())
+    result = run(encoder=encoder, output_dir=tmp_path / "run")
+    again = nn.Sequential()
+    again.add_module("größe\N{GREEK SMALL LETTER MU}\u2028", own_encoder())
+    assert torch.equal(load(tmp_path / "run", encoder=again).sample(3), result.sample(3))
+
+
 def test_weights_that_safetensors_cannot_write_are_an_oserror(tmp_path, result, monkeypatch):
     def fail(*_, **__):
         raise SafetensorError("IoError: No space left on device")

@@ -250,9 +250,11 @@ def test_ctrl_c_says_where_resume_goes_on(cut, tmp_path, capsys):
         assert f"resume goes on with it after epoch {epoch}\n" in capsys.readouterr().err
 
 
-def test_without_resume_a_run_begins_anew(cut, tmp_path):
-    cut(7, lambda: run(output_dir=tmp_path / "run"))
-    assert_same_bits(run(output_dir=tmp_path / "run"), run())
+def test_without_resume_a_run_begins_anew_and_says_so(cut, tmp_path, capsys):
+    cut(7, lambda: run(output_dir=tmp_path / "run", progress=True))
+    assert "replaces" not in capsys.readouterr().err
+    assert_same_bits(run(output_dir=tmp_path / "run", progress=True), run())
+    assert f"replaces the run of 2 epochs in {tmp_path / 'run'}; resume goes" in capsys.readouterr().err
 
 
 def test_the_torch_kernels_of_adam_are_resumed_too(cut, tmp_path, monkeypatch):
@@ -343,6 +345,8 @@ def test_a_process_killed_in_a_write_is_gone_on_with(
     # A process that is gone cleans up nothing.
     for name in ("model.safetensors", STATE, "config.json", "metrics.jsonl"):
         (tmp_path / "run" / f".{name}.0123abcd.tmp").write_bytes(b"cut")
+        (tmp_path / "run" / f".{name}.0123abcd.tmp.d").mkdir()
+        (tmp_path / "run" / f".{name}.0123abcd.tmp.d" / ".tmpXYZ").write_bytes(b"cut")
     assert_same_bits(run(output_dir=tmp_path / "run", resume=True), whole)
     assert not list((tmp_path / "run").glob(".*"))
     assert_same_bits(load(tmp_path / "run", device="cpu"), whole)

@@ -72,8 +72,8 @@ def _add_train(commands: _SubParsersAction[ArgumentParser]) -> None:
         "DATA [-o FOLDER] [options]",
         "train a model on data",
         """Train a variational autoencoder and leave a run folder: config.json, metrics.jsonl,
-model.safetensors and pictures. Ctrl-C ends the training and keeps what there is; the same
-command with --resume goes on.""",
+model.safetensors and pictures. Ctrl-C, or SIGTERM, ends the training and keeps what there
+is; the same command with --resume goes on.""",
         """examples:
   fastvae train digits
   fastvae train data/mnist --model conv --epochs 20 -o runs/mnist

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from fastvae.cli.codes import INTERRUPTED, OK
 from fastvae.training import train
@@ -18,10 +23,32 @@ def run(options: Namespace) -> int:
         raise ValueError("--resume goes on with the run in a folder: name it with -o FOLDER")
     folder = Path(options.output_dir) if options.output_dir else _new_folder(options.data)
     arguments = {name: value for name, value in vars(options).items() if name not in _NOT_FOR_TRAIN}
-    result = train(options.data, output_dir=folder, **arguments)
+    with _as_ctrl_c(signal.SIGTERM):
+        result = train(options.data, output_dir=folder, **arguments)
     if not arguments.get("progress", True):
         print(folder)
     return INTERRUPTED if result.interrupted else OK
+
+
+@contextmanager
+def _as_ctrl_c(number: signal.Signals) -> Iterator[None]:
+    """Let a signal, as a scheduler or a container sends it, end the training with what there is."""
+
+    def end(_: int, frame: FrameType | None) -> None:
+        pressed = signal.getsignal(signal.SIGINT)
+        if not callable(pressed):  # Ctrl-C is ignored in the background of a shell
+            raise KeyboardInterrupt
+        pressed(signal.SIGINT, frame)
+
+    before = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _new_folder(data: str) -> Path:

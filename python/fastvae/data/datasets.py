@@ -13,6 +13,9 @@ from fastvae.data.base import Data
 from fastvae.data.limits import RESIDENT_BYTES
 from fastvae.data.stream import StreamData, read_samples
 
+LOOKED_AT = 8
+"""Items that are read twice to see whether something is random in them."""
+
 
 def open_dataset(
     items: Dataset[Any],
@@ -23,10 +26,10 @@ def open_dataset(
     pixels: bool | None = None,
     workers: int = 0,
 ) -> Data:
-    """Open a data set with a length: read once and kept where they fit, else streamed.
+    """Open a data set with a length: read once and kept where its items fit, else streamed.
 
-    What fits is read a single time, so that random transforms are drawn once; to have them drawn anew in
-    every epoch, give a DataLoader.
+    Items that are not the same each time, as those with random transforms, are streamed too: drawn anew in
+    every epoch.
 
     Parameters
     ----------
@@ -63,7 +66,7 @@ def open_dataset(
     first = next(read_samples(items, [0], name=name)).values[0]
     if not first.ndim or not first.numel():
         raise ValueError(f"{name}: item 0 of the {source} has no values, shape {tuple(first.shape)}")
-    if count * first.nbytes > RESIDENT_BYTES:
+    if count * first.nbytes > RESIDENT_BYTES or _is_random(items, count, name=name, like=first):
         return StreamData(items, first, name=source, labels=labels, workers=workers)
     values = torch.empty((count, *first.shape), dtype=first.dtype, device="cpu")
     classes: list[int | None] = []
@@ -73,3 +76,13 @@ def open_dataset(
     if labels is None and None not in classes:
         labels = torch.tensor(classes, device="cpu")
     return open_array(values, name=name, source=source, labels=labels, pixels=pixels)
+
+
+def _is_random(items: Dataset[Any], count: int, *, name: str, like: Tensor) -> bool:
+    """Whether a few items are others with another seed."""
+    rows = sorted({number * count // LOOKED_AT for number in range(LOOKED_AT)})
+    one, other = (
+        torch.cat([batch.values for batch in read_samples(items, rows, name=name, like=like, seed=seed)])
+        for seed in (0, 1)
+    )
+    return not torch.equal(one, other)

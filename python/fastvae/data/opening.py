@@ -39,7 +39,8 @@ def open_data(data: Any, *, workers: int = 0, name: str = "data", pixels: bool |
     ----------
     data
         A NumPy array or a tensor with samples along the first axis; a torch ``Dataset``, whose items may be
-        tensors, arrays, Pillow images or ``(x, y)`` tuples; a torch ``DataLoader``; a pandas ``DataFrame`` of
+        tensors, arrays, Pillow images or ``(x, y)`` tuples (with random transforms it is read anew in every
+        epoch); a torch ``DataLoader``; a pandas ``DataFrame`` of
         numbers; the name ``"digits"``; or the path of an ``.npy`` or ``.npz`` file, of an IDX file, of a
         folder of IDX files named as those of MNIST, or of a folder of images, whose subfolders are classes
         (what is transparent in them is white). Of an ``.npz`` file the array called data, x, images or

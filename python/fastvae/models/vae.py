@@ -36,6 +36,12 @@ class FlooredTerms(NamedTuple):
     """The KL with each code's free bits counted at least, shape (B,), to be trained on."""
 
 
+for _terms in (Terms, FlooredTerms):
+    # Without, what torch.export makes of a model cannot be saved. Not public in torch, so it may go.
+    if register := getattr(torch.utils._pytree, "_register_namedtuple", None):
+        register(_terms, serialized_type_name=f"fastvae.{_terms.__name__}")
+
+
 class VAE(nn.Module):
     """A variational autoencoder over any two modules.
 

@@ -121,8 +121,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """The temporary files of this one that a process left when it was killed."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    """The temporary files and folders of this file that a process left when it was killed."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp(\.d)?")
     return [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name)]
 
 

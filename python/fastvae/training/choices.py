@@ -94,8 +94,8 @@ def _check_scale(low: float, high: float) -> None:
     if largest > LARGEST_UNSCALED:
         raise ValueError(
             f"the Gaussian likelihood needs values of ordinary size, but the data lies between {low:g} "
-            f"and {high:g}; standardise it first, x = (x - x.mean(0)) / x.std(0), or divide it by "
-            f"{largest:g}"
+            f"and {high:g}; standardise it first, x = (x - x.mean(0)) / x.std(0), or, if all values are of "
+            f"one kind, divide it by {largest:g}"
         )
 
 

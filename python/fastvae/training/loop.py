@@ -84,7 +84,8 @@ def fit(
         start.averages.clear()  # a large model has no room for two
     started, epoch = time.perf_counter(), len(history)
 
-    progress.start(settings.epochs * len(data), done=epoch * len(data))
+    if epoch < settings.epochs:
+        progress.start(settings.epochs * len(data), done=epoch * len(data))
     try:
         if start is None:
             on_epoch(history, steps)

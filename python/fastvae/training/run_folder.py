@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from fastvae.data import Data
-from fastvae.errors import RunNotWrittenError, RunNotWrittenWarning
+from fastvae.errors import FileFormatError, RunNotWrittenError, RunNotWrittenWarning
 from fastvae.training.interrupts import uninterrupted
 from fastvae.training.persistence import (
     METRICS,
@@ -73,12 +73,24 @@ class RunFolder:
         self._reached = len(state.history)
         return state
 
+    def holds(self) -> str | None:
+        """Say what run there is, if a new one replaces it."""
+        try:
+            history = read_metrics(self.path / METRICS) if is_run(self.path) else []
+        except (OSError, FileFormatError):  # it is replaced, whatever it is
+            history = []
+        if not history:
+            return None
+        return f"replaces the run of {len(history)} epochs in {self.path}; resume goes on with it"
+
     def start(self) -> None:
         """Make the folder, now that nothing stands against the training."""
         self.path.mkdir(parents=True, exist_ok=True)
         for left in temporaries(self.path):
-            with suppress(OSError):
-                left.unlink()
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         self._next_write = time.monotonic() + FEWEST_SECONDS
 
     def checkpoint(self, result: TrainedVAE, take: Callable[[], TrainingState]) -> None:

@@ -79,12 +79,16 @@ def train(
     any x86-64 processor with AVX2, as long as nothing (a hook, a profiler) has the step go through autograd.
     On another device a seed gives the same batches, pixels and noise, and what differs is the rounding of the
     networks. torch's own generators are left as they were. All threads of a process
-    share them: of several trainings at a time, each needs a process of its own to be repeatable.
+    share them: of several trainings at a time, each needs a process of its own to be repeatable, best with
+    ``torch.set_num_threads(1)``, as torch's threads of several processes wait for each other on the same
+    cores; where the parent has trained, not one made by fork, in which torch's threads do not exist.
 
     Parameters
     ----------
     data : array, tensor, Dataset, DataLoader, path, data frame or name
-        Samples of one shape; see :func:`fastvae.data.open_data`. ``"digits"`` are scikit-learn's.
+        Samples of one shape; see :func:`fastvae.data.open_data`. ``"digits"`` are scikit-learn's. Columns
+        of a table should have about the same scale, ``(x - x.mean(0)) / x.std(0)``: one learned variance is
+        that of them all, and what is far out in a narrow one goes unseen.
     latent_dim : int
         Number of codes.
     model : str
@@ -268,6 +272,8 @@ def train(
     bar = Progress(show=progress)
     bar.say(_announcement(config, choice.reason))
     bar.say(_means(training, settings, chosen_device, compilation))
+    if folder and not resume and (replaced := folder.holds()):
+        bar.say(replaced)
     if resume:
         bar.say(_what_is_resumed(start, settings.epochs))
     final: dict[str, float] = {}  # of the held-out data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import safetensors
@@ -22,6 +23,9 @@ __all__ = [
     "write_tensors",
     "write_weights",
 ]
+
+WRITING = ".d"
+"""At the end of the name of a folder in which a file is written."""
 
 SAME = "same_tensors"
 """In the metadata: names of tensors that are another one's, as JSON."""
@@ -53,17 +57,37 @@ def write_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> Non
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors, no two of which share memory.
+    """Write tensors, no two of which share memory: the same ones as the same bytes.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
+    # safetensors writes to a file of a name of its own first: whose that is, if it stays, the folder says.
+    folder = path.with_name(path.name + WRITING)
+    folder.mkdir()
     try:
-        save_file(tensors, path, metadata=metadata)
+        written = folder / path.name
+        save_file(tensors, written, metadata=metadata)
+        _sort_metadata(written)
+        written.replace(path)
     except safetensors.SafetensorError as error:  # a full disk, for example
         raise OSError(errno.EIO, str(error)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a file, which has it in any order, in the order of its names."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # as long as it was, but for how a string may be written
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def read_weights(model: nn.Module, path: Path) -> dict[str, str]:
