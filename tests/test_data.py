@@ -171,9 +171,11 @@ def test_non_finite_values_are_reported_with_their_rows():
     values = np.zeros((100, 3))
     values[[7, 30]] = np.nan
     values[31, 1] = 1e300  # infinite as float32
-    with pytest.raises(ValueError, match=r"3 of 100 samples hold NaN or infinite values \(row 7, 30, 31\)"):
+    with pytest.raises(
+        ValueError, match=r"3 of 100 samples hold NaN or infinite values \(row 7, 30, 31, counted from 0\)"
+    ):
         open_data(values).value_range()
-    with pytest.raises(ValueError, match=r"\(row 0, 1, 2, 3, 4, \.\.\.\)"):
+    with pytest.raises(ValueError, match=r"\(row 0, 1, 2, 3, 4, \.\.\., counted from 0\)"):
         open_data(np.full((100, 3), np.inf)).value_range()
 
 
@@ -581,12 +583,12 @@ def test_columns_without_numbers_are_named():
 
 def test_missing_values_name_their_column():
     frame = pd.DataFrame({"age": [1.0, 2.0], "height": pd.array([3, None], dtype="Int64")})
-    with pytest.raises(ValueError, match=r"1 of 2 samples .*\(row 1\), in column 'height'"):
+    with pytest.raises(ValueError, match=r"1 of 2 samples .*\(row 1, counted from 0\), in column 'height'"):
         open_data(frame).value_range()
 
 
 def test_a_number_too_large_for_float32_is_reported_with_its_column():
-    with pytest.raises(ValueError, match=r"\(row 1\), in column 'a'"):
+    with pytest.raises(ValueError, match=r"\(row 1, counted from 0\), in column 'a'"):
         open_data(pd.DataFrame({"a": [1.0, 1e300]})).value_range()
 
 

@@ -174,6 +174,12 @@ def test_an_image_on_its_side_is_refused():
         (nn.Linear(6, 6), nn.Linear(3, 5), r"the decoder must give .*\(B, 6\).* got shape \(B, 5\)"),
         (nn.Linear(6, 6), nn.Linear(2, 6), r"the decoder failed on a .* of shape \(1, 3\)"),
         (nn.BatchNorm3d(6), nn.Linear(3, 6), r"the encoder failed on a .*expected 5D input"),
+        (
+            Gives(lambda x: (x[:, :4], x[:, :4])),
+            nn.Linear(3, 6),
+            r"\(B, 4\), shape \(B, 4\); pass latent_dim=4",
+        ),
+        (Gives(lambda x: (x[:, :4], x[:, :2])), nn.Linear(3, 6), r"shape \(B, 4\), shape \(B, 2\)$"),
         (Gives(lambda x: (x[:, :3], None)), nn.Linear(3, 6), r"got a tuple of shape \(B, 3\), NoneType"),
         (Gives(lambda x: {"mu": x}), nn.Linear(3, 6), "got dict"),
         (nn.Linear(6, 6), Gives(lambda z: z.sum()), r"got shape \(\)"),

@@ -255,7 +255,7 @@ class Data(abc.ABC):
         more = ", ..." if summary.bad_count > len(summary.bad_rows) else ""
         text = (
             f"{self.name}: {summary.bad_count} of {len(self)} samples hold NaN or infinite values "
-            f"(row {rows}{more})"
+            f"(row {rows}{more}, counted from 0)"
         )
         if self.feature_names:
             columns = [repr(self.feature_names[i]) for i in summary.bad_features.nonzero().flatten().tolist()]

@@ -206,6 +206,11 @@ class VAE(nn.Module):
             width = encoded.shape[1]
             if width and width % 2 == 0:
                 hint = f"; pass latent_dim={width // 2} if those are {width // 2} means and log-variances"
+        elif isinstance(encoded, tuple | list) and len(encoded) == 2:
+            mu, logvar = encoded
+            both = isinstance(mu, Tensor) and isinstance(logvar, Tensor) and mu.shape == logvar.shape
+            if both and mu.dim() == 2 and len(mu) == batch:
+                hint = f"; pass latent_dim={mu.shape[1]} if those are means and log-variances"
         return (
             f"the encoder must give a tensor of shape (B, {2 * self.latent_dim}), mean and log-variance side "
             f"by side, or a pair of (B, {self.latent_dim}) for latent_dim={self.latent_dim}, got "
