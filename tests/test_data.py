@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import random
 import struct
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from fastvae import noise
 from fastvae.data import Data, datasets, files, open_data
 from fastvae.data.frames import check_columns
+from fastvae.errors import DrawnOnceWarning
 
 CPU = torch.device("cpu")
 
@@ -637,6 +639,7 @@ class Listed(Dataset):
         return self.items[index]
 
 
+@pytest.mark.filterwarnings("ignore::fastvae.errors.DrawnOnceWarning")
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_data_set_is_the_same_for_any_number_of_workers(kept, monkeypatch):
     if not kept:
@@ -661,23 +664,29 @@ def test_a_streamed_data_set_draws_its_transforms_anew_for_another_seed(monkeypa
     assert torch.equal(everything(data, batch_size=5, seed=1), first), "it depends on the row, not the batch"
 
 
-def test_what_is_random_is_read_anew_and_what_is_not_is_kept():
-    """As augmentation is meant; however small the data set is."""
+@pytest.mark.parametrize("rare", [False, True])
+def test_random_items_that_are_kept_are_said_to_be_drawn_once(rare):
+    class Rare(Noisy):
+        def __getitem__(self, index: int):
+            return super().__getitem__(index) if not rare or index % 2 else torch.full((4,), math.nan)
 
-    class Counted(Noisy):
+    text = r"^data: the Rare gives other items each time, .* DataLoader of it draws them anew in every epoch$"
+    with pytest.warns(DrawnOnceWarning, match=text):
+        open_data(Rare(100))
+
+
+def test_items_that_are_not_random_are_read_once():
+    class Counted(Listed):
         reads = 0
 
-        def __getitem__(self, index: int) -> torch.Tensor:
+        def __getitem__(self, index: int):
             Counted.reads += 1
-            return super().__getitem__(index) if noisy else torch.full((4,), float(index))
+            return super().__getitem__(index)
 
-    for noisy in (True, False):
-        data = open_data(Counted())
-        Counted.reads = 0
-        first, again, other = (everything(data, seed=seed) for seed in (1, 1, 2))
-        assert torch.equal(first, again)
-        assert torch.equal(first, other) is not noisy
-        assert Counted.reads == (3 * len(data) if noisy else 0)
+    data = open_data(Counted([torch.full((3,), math.nan if index == 3 else 0.5) for index in range(100)]))
+    assert Counted.reads == 1 + 2 * datasets.LOOKED_AT + 100
+    everything(data)
+    assert Counted.reads == 1 + 2 * datasets.LOOKED_AT + 100
 
 
 def global_states() -> list[str]:
@@ -685,6 +694,7 @@ def global_states() -> list[str]:
     return [str(torch.get_rng_state().tolist()), str(numpy_state), str(random.getstate())]
 
 
+@pytest.mark.filterwarnings("ignore::fastvae.errors.DrawnOnceWarning")
 @pytest.mark.parametrize("make", [Noisy, lambda: DataLoader(Noisy(), 4, shuffle=True)])
 @pytest.mark.parametrize("kept", [True, False])
 def test_reading_leaves_the_callers_generators_alone(make, kept, monkeypatch):

@@ -840,6 +840,37 @@ def test_ctrl_c_does_not_hide_why_a_write_failed(tmp_path, monkeypatch, listenin
         run(output_dir=tmp_path / "run")
 
 
+def test_sigterm_waits_for_a_write_where_a_function_handles_it(tmp_path, monkeypatch, result):
+    """Also where Ctrl-C is ignored, as in the background of a shell."""
+
+    class TerminatedError(BaseException):
+        pass
+
+    def end(*_):
+        raise TerminatedError
+
+    write = weights.save_file
+
+    def terminated(tensors, path, **options):
+        signal.raise_signal(signal.SIGTERM)
+        write(tensors, path, **options)
+
+    monkeypatch.setattr(weights, "save_file", terminated)
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, end),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    }
+    try:
+        with pytest.raises(TerminatedError):
+            result.save(tmp_path / "run")
+        assert signal.getsignal(signal.SIGTERM) is end
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert load(tmp_path / "run").history == result.history
+
+
 def test_a_handler_of_ones_own_is_called_once_at_the_end(listening):
     calls = []
     signal.signal(signal.SIGINT, lambda number, frame: calls.append((number, frame is not None)))

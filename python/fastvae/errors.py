@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fastvae.training import TrainedVAE
 
 __all__ = [
+    "DrawnOnceWarning",
     "FileFormatError",
     "NonFiniteError",
     "NonFiniteWarning",
@@ -45,6 +46,10 @@ class NonFiniteError(FloatingPointError):
 
 class NonFiniteWarning(RuntimeWarning):
     """Some training steps gave infinite or undefined numbers and were skipped."""
+
+
+class DrawnOnceWarning(UserWarning):
+    """The random items of a torch Dataset are drawn once, since it is kept in memory."""
 
 
 class NotCapturedWarning(RuntimeWarning):

@@ -34,11 +34,9 @@ def run(options: Namespace) -> int:
 def _as_ctrl_c(number: signal.Signals) -> Iterator[None]:
     """Let a signal, as a scheduler or a container sends it, end the training with what there is."""
 
-    def end(_: int, frame: FrameType | None) -> None:
-        pressed = signal.getsignal(signal.SIGINT)
-        if not callable(pressed):  # Ctrl-C is ignored in the background of a shell
-            raise KeyboardInterrupt
-        pressed(signal.SIGINT, frame)
+    def end(_: int, _frame: FrameType | None) -> None:
+        # Not Ctrl-C itself, which is ignored in the background of a shell.
+        raise KeyboardInterrupt
 
     before = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastvae import noise
 from fastvae.data.arrays import open_array
 from fastvae.data.base import Data
 from fastvae.data.limits import RESIDENT_BYTES
 from fastvae.data.stream import StreamData, read_samples
+from fastvae.errors import DrawnOnceWarning
 
-LOOKED_AT = 8
+LOOKED_AT = 16
 """Items that are read twice to see whether something is random in them."""
 
 
@@ -26,10 +29,10 @@ def open_dataset(
     pixels: bool | None = None,
     workers: int = 0,
 ) -> Data:
-    """Open a data set with a length: read once and kept where its items fit, else streamed.
+    """Open a data set with a length: read once and kept where they fit, else streamed.
 
-    Items that are not the same each time, as those with random transforms, are streamed too: drawn anew in
-    every epoch.
+    What fits is read a single time, so that random transforms are drawn once, and a warning says so; to have
+    them drawn anew in every epoch, give a DataLoader.
 
     Parameters
     ----------
@@ -66,8 +69,15 @@ def open_dataset(
     first = next(read_samples(items, [0], name=name)).values[0]
     if not first.ndim or not first.numel():
         raise ValueError(f"{name}: item 0 of the {source} has no values, shape {tuple(first.shape)}")
-    if count * first.nbytes > RESIDENT_BYTES or _is_random(items, count, name=name, like=first):
+    if count * first.nbytes > RESIDENT_BYTES:
         return StreamData(items, first, name=source, labels=labels, workers=workers)
+    if _is_random(items, count, name=name, like=first):
+        warnings.warn(
+            f"{name}: the {source} gives other items each time, as random transforms make them, and is read "
+            "once and kept, so they are drawn once. A DataLoader of it draws them anew in every epoch",
+            DrawnOnceWarning,
+            stacklevel=4,
+        )
     values = torch.empty((count, *first.shape), dtype=first.dtype, device="cpu")
     classes: list[int | None] = []
     for batch in read_samples(items, range(count), name=name, like=first, workers=workers):
@@ -79,10 +89,10 @@ def open_dataset(
 
 
 def _is_random(items: Dataset[Any], count: int, *, name: str, like: Tensor) -> bool:
-    """Whether a few items are others with another seed."""
-    rows = sorted({number * count // LOOKED_AT for number in range(LOOKED_AT)})
+    """Whether one of a few items is another one with another seed."""
+    rows = noise.permutation(count, 0)[:LOOKED_AT].tolist()
     one, other = (
-        torch.cat([batch.values for batch in read_samples(items, rows, name=name, like=like, seed=seed)])
-        for seed in (0, 1)
+        [batch.values.numpy().tobytes() for batch in batches]
+        for batches in (read_samples(items, rows, name=name, like=like, seed=seed) for seed in (0, 1))
     )
-    return not torch.equal(one, other)
+    return one != other

@@ -39,12 +39,13 @@ def open_data(data: Any, *, workers: int = 0, name: str = "data", pixels: bool |
     ----------
     data
         A NumPy array or a tensor with samples along the first axis; a torch ``Dataset``, whose items may be
-        tensors, arrays, Pillow images or ``(x, y)`` tuples (with random transforms it is read anew in every
-        epoch); a torch ``DataLoader``; a pandas ``DataFrame`` of
-        numbers; the name ``"digits"``; or the path of an ``.npy`` or ``.npz`` file, of an IDX file, of a
-        folder of IDX files named as those of MNIST, or of a folder of images, whose subfolders are classes
-        (what is transparent in them is white). Of an ``.npz`` file the array called data, x, images or
-        x_train is taken, with x_test as its test set. A :class:`Data` is given back as it is.
+        tensors, arrays, Pillow images or ``(x, y)`` tuples (read once where it fits in 2 GiB: random
+        transforms are drawn once then, those of a DataLoader in every epoch); a torch ``DataLoader``; a
+        pandas ``DataFrame`` of numbers; the name ``"digits"``; or the path of an ``.npy`` or ``.npz`` file,
+        of an IDX file, of a folder of IDX files named as those of MNIST, or of a folder of images, whose
+        subfolders are classes (what is transparent in them is white). Of an ``.npz`` file the array called
+        data, x, images or x_train is taken, with x_test as its test set. A :class:`Data` is given back as it
+        is.
     workers : int
         Processes that read a Dataset or images; 0 reads in this one. The samples do not depend on it.
     name : str

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastvae.models import FlooredTerms, Terms
 from fastvae.ops.cuda import TILE, compiles_for, has_triton, kernels, launch, on
 
-__all__ = ["RECORD_KEYS", "EpochTotals", "Means", "Record"]
+__all__ = ["RECORD_KEYS", "EpochTotals", "Means", "Record", "finite", "is_record"]
 
 Record: TypeAlias = dict[str, float | int | None]
 """One epoch: ``epoch`` (from 1); ``elbo``, ``recon`` and ``kl``, in nats per sample at beta = 1, averaged
@@ -27,6 +27,20 @@ RECORD_KEYS = frozenset(
         "images_per_second", "seconds", "skipped_steps",
     )
 )  # fmt: skip
+
+
+def is_record(value: object) -> bool:
+    """Whether this is one, as it comes out of a file."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == RECORD_KEYS
+        and all(each is None or isinstance(each, int | float) for each in value.values())
+    )
+
+
+def finite(record: Record) -> Record:
+    """A record as JSON can hold it: null for what is infinite or undefined."""
+    return {key: value if value is None or math.isfinite(value) else None for key, value in record.items()}
 
 
 class Means(NamedTuple):

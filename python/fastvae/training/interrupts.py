@@ -16,26 +16,33 @@ __all__ = ["uninterrupted"]
 def uninterrupted() -> Iterator[None]:
     """A block at whose end Ctrl-C comes, if it was pressed in it; pressed a second time it comes at once.
 
-    In other threads than the main one, which it never reaches, and where it is ignored, nothing is done.
+    So does SIGTERM, where a function handles it. In other threads than the main one, which no signal ever
+    reaches, nothing is done, nor for a signal that is ignored.
     """
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or not callable(before) or isinstance(before, _Later):
+    handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    later = {
+        number: _Later(before)
+        for number, before in handled.items()
+        if callable(before) and not isinstance(before, _Later)
+    }
+    if not later or threading.current_thread() is not threading.main_thread():
         yield
         return
-    later = _Later(before)
     try:
-        signal.signal(signal.SIGINT, later)
+        for number, handler in later.items():
+            signal.signal(number, handler)
     except ValueError:  # an interpreter that takes another thread for the main one
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if later.pressed:
-            # Not the signal once more, which an event loop would count as a second one.
-            before(signal.SIGINT, sys._getframe())
+        for number, handler in later.items():
+            signal.signal(number, handler.before)
+        for number, handler in later.items():
+            if handler.pressed:
+                # Not the signal once more, which an event loop would count as a second one.
+                handler.before(number, sys._getframe())
 
 
 class _Later:

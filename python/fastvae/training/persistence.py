@@ -22,7 +22,7 @@ from fastvae.models.spec import check_parts
 from fastvae.training.atomic import leftovers, replacing_together
 from fastvae.training.config import RunConfig
 from fastvae.training.device import choose_device, in_float32, undisturbed
-from fastvae.training.history import RECORD_KEYS, Record
+from fastvae.training.history import Record, finite, is_record
 from fastvae.training.interrupts import uninterrupted
 from fastvae.training.randomness import repeatable
 from fastvae.training.resumption import STATE, discard_state_of_another, is_state
@@ -64,7 +64,7 @@ def save(result: TrainedVAE, path: str | Path) -> Path:
         "model": _canonical(config["model"]),
         "run": run,
     }
-    lines = (json.dumps(_finite(record), allow_nan=False) + "\n" for record in result.history)
+    lines = (json.dumps(finite(record), allow_nan=False) + "\n" for record in result.history)
     text = json.dumps(head | config, indent=2, allow_nan=False)
     replaced = _mark_of(_head(folder / CONFIG))
     with uninterrupted():
@@ -96,11 +96,6 @@ def _mark_of(content: dict[str, Any]) -> object:
     """The mark of a config that was read, also where it is older than marks."""
     sections = {field.name: content.get(field.name) for field in dataclasses.fields(RunConfig)}
     return content.get("run", _mark(sections))
-
-
-def _finite(record: Record) -> Record:
-    """A record as JSON can hold it: null for what is infinite or undefined."""
-    return {key: value if value is None or math.isfinite(value) else None for key, value in record.items()}
 
 
 def load(
@@ -294,8 +289,7 @@ def read_metrics(path: Path) -> list[Record]:
         return []
     records = [_parse(line, path) for line in _read(path).splitlines()]
     for number, record in enumerate(records, 1):
-        numeric = all(value is None or isinstance(value, int | float) for value in record.values())
-        if record.keys() != RECORD_KEYS or not numeric:
+        if not is_record(record):
             raise FileFormatError(f"{path} is damaged: line {number} is no record of an epoch")
     return records
 

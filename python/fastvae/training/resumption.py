@@ -19,7 +19,7 @@ from fastvae.errors import FileFormatError
 from fastvae.training.atomic import replacing
 from fastvae.training.averages import Averages
 from fastvae.training.config import RunConfig
-from fastvae.training.history import RECORD_KEYS, Record
+from fastvae.training.history import Record, finite, is_record
 from fastvae.training.weights import SAME, give_state, state_of, write_tensors
 
 __all__ = [
@@ -34,7 +34,9 @@ __all__ = [
 
 STATE = "resume.safetensors"
 MARKER, FORMAT_VERSION = "fastvae training state", "1"
-GENERATOR = "generator/state"
+GENERATORS = ("generator/training", "generator/held_out")
+
+MOST_STEPS = 2**53
 
 MOST_BYTES = 2**26
 """Of a data set, that its fingerprint is made of."""
@@ -52,6 +54,9 @@ ARGUMENTS = {
     "pixels": "8-bit pixels",
 }
 """What fields of a config are called where the word of :func:`fastvae.train` is another one."""
+
+_DAMAGED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+"""What may come of metadata that is not as it was written."""
 
 WAY_OUT = "Leave resume out to train anew, which replaces that run, or choose another output_dir"
 
@@ -74,8 +79,8 @@ class TrainingState(NamedTuple):
         What else it has, which is the tensor of another name; see :mod:`fastvae.training.weights`.
     averages : dict of Averages
         What Adam keeps.
-    generator : Tensor or None
-        The state of the data's own generator.
+    generators : sequence of Tensor or None
+        The states of the data's own generators.
     """
 
     config: RunConfig
@@ -85,7 +90,7 @@ class TrainingState(NamedTuple):
     model: dict[str, Tensor]
     same: dict[str, str]
     averages: dict[str, Averages]
-    generator: Tensor | None
+    generators: Sequence[Tensor | None]
 
     @classmethod
     def of(
@@ -97,7 +102,7 @@ class TrainingState(NamedTuple):
         steps: int,
         averages: dict[str, Averages],
         fingerprints: Sequence[str | None],
-        generator: torch.Generator | None,
+        generators: Sequence[torch.Generator | None],
     ) -> TrainingState:
         """Copy the state of a training as it stands."""
         tensors, same = state_of(model)
@@ -109,14 +114,15 @@ class TrainingState(NamedTuple):
             model={name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()},
             same=same,
             averages=averages,
-            generator=None if generator is None else generator.get_state(),
+            generators=[None if each is None else each.get_state() for each in generators],
         )
 
-    def give_to(self, model: nn.Module, generator: torch.Generator | None) -> None:
-        """Give a model, and the generator of the data, the states of those that were trained."""
+    def give_to(self, model: nn.Module, generators: Sequence[torch.Generator | None]) -> None:
+        """Give a model, and the generators of the data, the states that they had."""
         give_state(model, self.model, {SAME: json.dumps(self.same)})
-        if generator is not None and self.generator is not None:
-            generator.set_state(self.generator)
+        for generator, state in zip(generators, self.generators, strict=True):
+            if generator is not None and state is not None:
+                generator.set_state(state)
 
     def write(self, folder: Path) -> None:
         """Write the file of a folder.
@@ -129,8 +135,9 @@ class TrainingState(NamedTuple):
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
         for name, kept in self.averages.items():
             tensors |= {f"{kind}/{name}": tensor for kind, tensor in kept._asdict().items()}
-        if self.generator is not None:
-            tensors[GENERATOR] = self.generator
+        for name, state in zip(GENERATORS, self.generators, strict=True):
+            if state is not None:
+                tensors[name] = state
         metadata = {
             "format": MARKER,
             "format_version": FORMAT_VERSION,
@@ -178,17 +185,35 @@ class TrainingState(NamedTuple):
                 "fastvae.load as encoder=, decoder= and likelihood= to a new run"
             )
 
-    def check_fits(self, model: nn.Module, folder: Path) -> None:
+    def check_fits(
+        self, model: nn.Module, generators: Sequence[torch.Generator | None], folder: Path
+    ) -> None:
         """Raise unless a model is like the one that was trained, and the same of it is trained.
+
+        And unless the data has generators of its own where it had.
 
         Raises
         ------
         ValueError
             It names what differs.
         """
+        for state, generator in zip(self.generators, generators, strict=True):
+            now = None if generator is None else generator.get_state()
+            if (None if state is None else state.shape) != (None if now is None else now.shape):
+                raise ValueError(
+                    f"the DataLoader of the run in {folder} had {'no' if state is None else 'a'} generator "
+                    f"like this, so it cannot be resumed: its order would be another one. {WAY_OUT}"
+                )
         tensors, same = state_of(model)
-        kept, own = _kinds(self.model) | self.same, _kinds(tensors) | same
+        kept, own = _all_kinds(self.model, self.same), _all_kinds(tensors, same)
         what = "keeps other tensors"
+        # What is one tensor now would get the values of two.
+        parted = [name for name in same if self.same.get(name, name) == name and name in kept]
+        if kept == own and parted:
+            raise ValueError(
+                f"the model of the run in {folder} had tensors apart that are one in this one, so it cannot "
+                f"be resumed: {', '.join(f'{name} and {same[name]}' for name in parted)}. {WAY_OUT}"
+            )
         if kept == own:
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             kept, own = _kinds({name: each.mean for name, each in self.averages.items()}), _kinds(trained)
@@ -201,6 +226,13 @@ class TrainingState(NamedTuple):
                 f"the model of the run in {folder} {what} than this one, so it cannot be resumed: "
                 f"{'; '.join(differ[:5])}{'; ...' if len(differ) > 5 else ''}. {WAY_OUT}"
             )
+
+
+def _all_kinds(tensors: Mapping[str, Tensor], same: Mapping[str, str]) -> dict[str, str]:
+    """Those of all tensors of a model but the ones that may have any shape."""
+    kinds = _kinds(tensors)
+    kinds |= {name: kinds[kept] for name, kept in same.items()}
+    return {name: kind for name, kind in kinds.items() if not name.endswith("_extra_state")}
 
 
 def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -246,12 +278,12 @@ def read_state(folder: Path) -> TrainingState:
         )
     try:
         return _parsed(metadata, tensors)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise FileFormatError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _parsed(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> TrainingState:
-    generator = tensors.pop(GENERATOR, None)
+    generators = [tensors.pop(name, None) for name in GENERATORS]
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, **{kind: {} for kind in Averages._fields}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
@@ -266,15 +298,16 @@ def _parsed(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> Training
     history, steps, same, fingerprints = (
         json.loads(metadata[name]) for name in ("history", "steps", SAME, "fingerprints")
     )
-    if [set(record) - {"epoch"} | {record["epoch"]} for record in history] != [
-        RECORD_KEYS - {"epoch"} | {epoch} for epoch in range(1, len(history) + 1)
-    ]:
+    epochs = [record["epoch"] for record in history if is_record(record)]
+    if not isinstance(history, list) or epochs != list(range(1, len(history) + 1)):
         raise ValueError("the history is not one record for each epoch")
-    if type(steps) is not int or steps < len(history):
+    if type(steps) is not int or not len(history) <= steps < MOST_STEPS:
         raise ValueError(f"steps is {steps!r}")
     if not all(kept in kinds["model"] for kept in same.values()):
         raise ValueError("names of tensors that are not there")
-    if len(fingerprints) != 2:
+    if [each for each in fingerprints if each is None or isinstance(each, str)] != fingerprints or (
+        len(fingerprints) != 2
+    ):
         raise ValueError("fingerprints that are not two")
     return TrainingState(
         config=RunConfig.of_json(json.loads(metadata["config"])),
@@ -284,7 +317,7 @@ def _parsed(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> Training
         model=kinds["model"],
         same=same,
         averages=averages,
-        generator=generator,
+        generators=generators,
     )
 
 
@@ -294,8 +327,9 @@ def _check_averages(name: str, kept: Averages) -> None:
         raise ValueError(f"the powers of {name} are not two numbers from 0 to 1")
     if mean.dtype != square.dtype or mean.shape != square.shape or not mean.is_floating_point():
         raise ValueError(f"the averages of {name} are not alike")
-    if not (mean.isfinite().all() and (square.isfinite() & (square >= 0)).all()):
-        raise ValueError(f"the averages of {name} are not finite")
+    # The square of a large gradient may be infinite.
+    if not (mean.isfinite().all() and (square >= 0).all()):
+        raise ValueError(f"the averages of {name} are no averages")
 
 
 def discard_state_of_another(folder: Path, config: RunConfig, history: Sequence[Record]) -> None:
@@ -307,10 +341,10 @@ def discard_state_of_another(folder: Path, config: RunConfig, history: Sequence[
         before = json.loads(metadata["history"])
         # No two trainings take the same time. The last epoch of an interrupted one is a part.
         in_both = min(len(before), len(history))
-        same = json.dumps(before[:in_both]) == json.dumps(history[:in_both])
+        same = list(map(finite, before[:in_both])) == list(map(finite, history[:in_both]))
         if same and not _differences(RunConfig.of_json(json.loads(metadata["config"])), config):
             return
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
+    except (OSError, *_DAMAGED, safetensors.SafetensorError):
         pass  # there is none, or it is of no use to anyone
     remove_state(folder)
 

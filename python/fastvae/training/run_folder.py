@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fastvae.data import Data
@@ -90,7 +91,8 @@ class RunFolder:
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                with suppress(OSError):
+                    left.unlink()
         self._next_write = time.monotonic() + FEWEST_SECONDS
 
     def checkpoint(self, result: TrainedVAE, take: Callable[[], TrainingState]) -> None:
@@ -110,12 +112,12 @@ class RunFolder:
             return
         try:
             with uninterrupted():
-                self._copy_state(take)
+                problem = self._copied(take)
                 if writes:
-                    problem = self._write_state()
+                    problem = problem or self._write_state()
                     self._save(result)
-                    if problem is not None:
-                        raise problem
+                if problem is not None:
+                    raise problem
         except Exception as error:  # whatever a module of the user's own may do when its state is asked for
             warnings.warn(
                 f"the run so far could not be written to {self.path} ({error}); training goes on",
@@ -138,9 +140,14 @@ class RunFolder:
             self._write_state()
         return self._reached
 
-    def _copy_state(self, take: Callable[[], TrainingState]) -> None:
+    def _copied(self, take: Callable[[], TrainingState]) -> Exception | None:
+        """Copy the state, or say why not."""
         self._copy = None  # a large model has no room for two
-        self._copy = take()
+        try:
+            self._copy = take()
+        except Exception as error:
+            return error
+        return None
 
     def _write_state(self) -> Exception | None:
         """Write the copy, or say why not: no model is lost for want of it."""
@@ -161,13 +168,9 @@ class RunFolder:
             remove_state(self.path)  # of an earlier run
 
     def _write_last_state(self, *, interrupted: bool) -> Exception | None:
-        try:
-            # After Ctrl-C the model may be anywhere in an epoch, or in a step.
-            if not interrupted and self._take is not None:
-                self._copy_state(self._take)
-        except Exception as error:
-            return error
-        return self._write_state()
+        # After Ctrl-C the model may be anywhere in an epoch, or in a step.
+        problem = None if interrupted or self._take is None else self._copied(self._take)
+        return problem or self._write_state()
 
     def finish(self, result: TrainedVAE, data: Data, progress: Progress) -> None:
         """Write the run and draw its pictures of ``data``, where Matplotlib is there.

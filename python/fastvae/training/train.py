@@ -182,6 +182,8 @@ def train(
 
     Warns
     -----
+    DrawnOnceWarning
+        If a Dataset whose items are random is read once and kept.
     NonFiniteWarning
         If steps were skipped, because their loss or gradient was not finite.
     NotCapturedWarning
@@ -263,6 +265,7 @@ def train(
             pixels=source.pixels,
         ),
     )
+    generators = (training.generator, None if held_out is None else held_out.generator)
     fingerprints = (fingerprint(training), fingerprint(held_out)) if folder else (None, None)
     if folder and start:
         start.check_continues(config, fingerprints, folder.path)
@@ -295,8 +298,8 @@ def train(
         if folder:
             check_storable(vae)
             if start:
-                start.check_fits(vae, folder.path)
-                start.give_to(vae, training.generator)
+                start.check_fits(vae, generators, folder.path)
+                start.give_to(vae, generators)
                 start.model.clear()  # a large model has no room for two
             folder.start()
 
@@ -317,7 +320,7 @@ def train(
                 steps=steps.taken,
                 averages=steps.averages(),
                 fingerprints=fingerprints,
-                generator=training.generator,
+                generators=generators,
             )
 
         def validate(held_out: Data) -> dict[str, float]:
