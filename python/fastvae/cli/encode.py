@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from fastvae.cli.codes import OK
 from fastvae.cli.npy import write_npy
-from fastvae.cli.runs import BATCH_SIZE, load_run, open_run_data
-from fastvae.data import Data
-from fastvae.training import TrainedVAE
+from fastvae.cli.runs import batch_by_batch, load_run, open_run_data
 
 
 def run(options: Namespace) -> int:
@@ -24,10 +18,5 @@ def run(options: Namespace) -> int:
     result = load_run(options)
     data = open_run_data(options, result)
     data.value_range()
-    write_npy(output, (len(data), result.latent_dim), _chunks(result, data))
+    write_npy(output, (len(data), result.latent_dim), batch_by_batch(data, result.encode))
     return OK
-
-
-def _chunks(result: TrainedVAE, data: Data) -> Iterator[np.ndarray]:
-    for x, _ in data.batches(BATCH_SIZE, order=None, device=torch.device("cpu")):
-        yield result.encode(x).numpy()

@@ -157,7 +157,8 @@ is; the same command with --resume goes on.""",
         "-o",
         "--output-dir",
         metavar="FOLDER",
-        help="the run folder; an earlier run in it is replaced (default: a new one, runs/NAME)",
+        help="the run folder; an earlier run in it is replaced, or gone on with by --resume (default: a new "
+        "one, runs/NAME)",
     )
     _option(
         run.add_argument,

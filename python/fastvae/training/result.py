@@ -408,6 +408,8 @@ class TrainedVAE:
     def save(self, path: str | Path) -> Path:
         """Write the model, its config and its history to a folder, which :func:`fastvae.load` reads.
 
+        What ``resume=True`` goes on from is written by :func:`fastvae.train` itself, to its ``output_dir``.
+
         Parameters
         ----------
         path : str or Path

@@ -37,6 +37,7 @@ MARKER, FORMAT_VERSION = "fastvae training state", "1"
 GENERATORS = ("generator/training", "generator/held_out")
 
 MOST_STEPS = 2**53
+"""More than any training takes."""
 
 MOST_BYTES = 2**26
 """Of a data set, that its fingerprint is made of."""
@@ -367,7 +368,9 @@ def fingerprint(data: Data | None) -> str | None:
     digest = hashlib.sha256(repr((values.dtype, values.shape, of_float)).encode())
     size = max(values[0].nbytes, 1)
     count = min(len(values), max(MOST_BYTES // size, 1))
-    spread = values if count == len(values) else values[torch.arange(count) * len(values) // count]
+    spread = (
+        values if count == len(values) else values[torch.arange(count, device="cpu") * len(values) // count]
+    )
     for part in (spread, *([] if rows is None else [rows])):
         digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()[:16]
