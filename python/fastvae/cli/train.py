@@ -13,6 +13,7 @@ from types import FrameType
 
 from fastvae.cli.codes import INTERRUPTED, OK
 from fastvae.training import train
+from fastvae.training.ranks import is_first
 
 _NOT_FOR_TRAIN = {"command", "traceback", "known_options", "data", "output_dir"}
 
@@ -25,7 +26,7 @@ def run(options: Namespace) -> int:
     arguments = {name: value for name, value in vars(options).items() if name not in _NOT_FOR_TRAIN}
     with _as_ctrl_c(signal.SIGTERM):
         result = train(options.data, output_dir=folder, **arguments)
-    if not arguments.get("progress", True):
+    if not arguments.get("progress", True) and is_first():
         print(folder)
     return INTERRUPTED if result.interrupted else OK
 

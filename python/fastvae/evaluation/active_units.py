@@ -67,10 +67,18 @@ class CodeStatistics:
         """Take in a batch ``(B, latent_dim)``, B at least 1."""
         codes = codes.detach().cpu().double()
         mean = codes.mean(0)
+        self._merge(len(codes), mean, (codes - mean).square().sum(0))
+
+    def merge(self, other: CodeStatistics) -> None:
+        """Take in what another one did."""
+        if other.count:
+            self._merge(other.count, other.mean, other.squares)
+
+    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         shift = mean - self.mean
-        total = self.count + len(codes)
-        self.squares += (codes - mean).square().sum(0) + shift.square() * (self.count * len(codes) / total)
-        self.mean += shift * (len(codes) / total)
+        total = self.count + count
+        self.squares += squares + shift.square() * (self.count * count / total)
+        self.mean += shift * (count / total)
         self.count = total
 
     def variance(self) -> Tensor:

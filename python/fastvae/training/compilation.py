@@ -8,6 +8,7 @@ import torch
 
 from fastvae.models import ModelSpec
 from fastvae.training.config import Compile
+from fastvae.training.ranks import ALONE, Ranks
 
 __all__ = ["NOT_COMPILED", "Compilation", "check_compile", "choose_compilation"]
 
@@ -48,12 +49,28 @@ def choose_compilation(
     device: torch.device,
     spec: ModelSpec,
     steps: int,
+    ranks: Ranks = ALONE,
 ) -> Compilation:
     """Resolve ``compile`` for a model and a number of steps.
 
     ``"auto"`` captures where nothing can go wrong: a graph would freeze what modules of the user's own do in
     Python.
+
+    Raises
+    ------
+    ValueError
+        For a graph in several processes.
     """
+    if ranks.size > 1:
+        if compile == "graph":
+            raise ValueError(
+                'compile="graph" captures the steps of one process, and here '
+                f'{ranks.size} share each batch: use compile="auto", "inductor" or False'
+            )
+        reason = "" if compile == "auto" else "as asked for"
+        return Compilation(
+            "inductor" if compile == "inductor" else None, reason, own_networks=not spec.custom
+        )
     if compile == "auto":
         if device.type != "cuda":
             return Compilation(None, "", own_networks=not spec.custom)

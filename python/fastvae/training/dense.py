@@ -94,7 +94,13 @@ class DensePass:
         )
 
     def __call__(
-        self, x: Tensor, seed: Seed | UnchangingSeed, slopes: Slopes, *, free_bits: float = 0.0
+        self,
+        x: Tensor,
+        seed: Seed | UnchangingSeed,
+        slopes: Slopes,
+        *,
+        free_bits: float = 0.0,
+        row_offset: int = 0,
     ) -> Gradients | None:
         """Differentiate the loss of a batch.
 
@@ -107,7 +113,7 @@ class DensePass:
         slopes : callable
             Gives, for the reconstruction and the KL that is trained on, ``(B,)`` each, the derivatives of the
             loss with respect to them.
-        free_bits : float
+        free_bits, row_offset
             As :class:`~fastvae.models.VAE` takes them.
 
         Returns
@@ -124,7 +130,8 @@ class DensePass:
         if encoded is None or encoded.shape[1] != 2 * model.latent_dim:
             return None
         mu, logvar = encoded.chunk(2, -1)
-        noise, floor = (seed_tensor(seed, CPU), 0, 0, 1), (free_bits, 1) if free_bits else ()
+        noise = seed_tensor(seed, CPU), 0, row_offset, 1
+        floor = (free_bits, 1) if free_bits else ()
         if model.variational:
             z, floored_kl = raw(
                 reparametrize_kl.schema.reparametrize_kl, mu, logvar, *noise, "sample", *floor

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 import torch
 
+from fastvae.training.ranks import local_rank
+
 __all__ = ["choose_device", "in_float32", "undisturbed"]
 
 
@@ -51,7 +53,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     Parameters
     ----------
     device : str or torch.device
-        ``"auto"`` is the first of CUDA, MPS and the CPU that is there.
+        ``"auto"`` is the first of CUDA, MPS and the CPU that is there. Of several processes on a machine each
+        has a CUDA device of its own, where there are as many.
 
     Raises
     ------
@@ -60,8 +63,9 @@ def choose_device(device: str | torch.device) -> torch.device:
     """
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+            return torch.device("cuda", _own_cuda_index())
+        alone = local_rank() is None
+        return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
     if not isinstance(device, str | torch.device):
         raise TypeError(f'device must be a name such as "auto" or "cpu", got {type(device).__name__}')
     try:
@@ -74,9 +78,17 @@ def choose_device(device: str | torch.device) -> torch.device:
             raise ValueError(
                 f'{chosen} is not there: torch {torch.__version__} sees {count} CUDA devices; use "auto"'
             )
-        return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
+        return torch.device("cuda", _own_cuda_index() if chosen.index is None else chosen.index)
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError('mps is not there: it needs macOS on Apple silicon; use "auto"')
     if chosen.type not in {"cpu", "mps"}:
         raise ValueError(f'device must be "auto", "cpu", "cuda" or "mps", got {device!r}')
     return chosen
+
+
+def _own_cuda_index() -> int:
+    """The device that torch has chosen, or else the one whose number this process has on its machine."""
+    current, own = torch.cuda.current_device(), local_rank()
+    if current or own is None or own >= torch.cuda.device_count():
+        return current
+    return own

@@ -10,10 +10,11 @@ from torch import Tensor
 from fastvae.data import Data
 from fastvae.data.binarize import Binarize
 from fastvae.evaluation import log_likelihood
-from fastvae.evaluation.evaluate import evaluate_in_range
+from fastvae.evaluation.evaluate import EvaluationSums
 from fastvae.models import VAE
 from fastvae.training.config import Settings
 from fastvae.training.randomness import Stream, derive
+from fastvae.training.ranks import ALONE, Ranks
 
 __all__ = ["evaluate_on", "log_likelihood_on"]
 
@@ -26,14 +27,27 @@ def evaluate_on(
     *,
     seed: int,
     num_samples: int = 0,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Evaluate the bound, and log p(x) with that many samples of the codes where there are any.
 
     See :func:`fastvae.evaluation.evaluate` and :func:`fastvae.evaluation.log_likelihood`. Drawn pixels
-    (``binarize="dynamic"``) and codes are the same at each call with one seed.
+    (``binarize="dynamic"``) and codes are the same at each call with one seed. Of several ``ranks`` each
+    evaluates the bound of a part of the data, unless that picks its own rows, and gets that of all.
     """
-    batches = _batches(model, data, settings, device, seed)
-    values = evaluate_in_range(model, batches, derive(seed, Stream.EVALUATION))
+    sums = EvaluationSums(model.latent_dim)
+    key = derive(seed, Stream.EVALUATION)
+    if ranks.size > 1 and data.can_split:
+        own = ranks.share(len(data))
+        rows = torch.arange(own.start, own.stop, device="cpu")
+        if len(rows):
+            sums.add(model, _batches(model, data, settings, device, seed, rows), key, own.start)
+        parts, sums = ranks.gather_numbers(sums.numbers()), EvaluationSums(model.latent_dim)
+        for part in parts:
+            sums.take_in(part)
+    else:
+        sums.add(model, _batches(model, data, settings, device, seed), key)
+    values = sums.means()
     if num_samples:
         estimates = log_likelihood_on(model, data, settings, device, seed=seed, num_samples=num_samples)
         values["log_likelihood"] = estimates.mean().item()
@@ -48,10 +62,17 @@ def log_likelihood_on(
     return log_likelihood(model, batches, num_samples=num_samples, seed=derive(seed, Stream.EVALUATION))
 
 
-def _batches(model: VAE, data: Data, settings: Settings, device: torch.device, seed: int) -> Iterator[Tensor]:
+def _batches(
+    model: VAE,
+    data: Data,
+    settings: Settings,
+    device: torch.device,
+    seed: int,
+    rows: Tensor | None = None,
+) -> Iterator[Tensor]:
     binarize = Binarize(settings.binarize, derive(seed, Stream.EVALUATION_BINARIZE))
     source_seed = derive(seed, Stream.SOURCE)
     for x, _ in data.batches(
-        settings.batch_size, order=None, device=device, seed=source_seed, binarize=binarize
+        settings.batch_size, order=rows, device=device, seed=source_seed, binarize=binarize
     ):
         yield x.reshape(-1, *model.input_shape)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastvae.models import FlooredTerms, Terms
 from fastvae.ops.cuda import TILE, compiles_for, has_triton, kernels, launch, on
+from fastvae.training.ranks import ALONE, Ranks
 
 __all__ = ["RECORD_KEYS", "EpochTotals", "Means", "Record", "finite", "is_record"]
 
@@ -118,10 +119,15 @@ class EpochTotals:
             self._sizes[samples] = self._sums.new_tensor([samples, 1])
         return self._sizes[samples]
 
-    def read(self) -> Means:
-        """Wait for the device and give the averages; NaN where every step was skipped."""
+    def read(self, ranks: Ranks = ALONE) -> Means:
+        """Wait for the device and give the averages; NaN where every step was skipped.
+
+        Of several ``ranks`` those over the samples of all, whose steps are the same.
+        """
         # What waits goes on waiting: the order of the sum must not depend on who looks when.
-        recon, kl, samples, kept = (self._sums + self._pending_sums()).tolist()
+        sums = self._sums + self._pending_sums()
+        ranks.add_up(sums[:3])
+        recon, kl, samples, kept = sums.tolist()
         # Ctrl-C may come when the device has a step that the host has not counted yet.
         skipped = max(self.steps - int(kept), 0)
         if samples == 0:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from fastvae import noise
 from fastvae.data import Data
 from fastvae.models import VAE
 from fastvae.models.modes import kept_in_eval_mode
@@ -19,6 +20,7 @@ from fastvae.training.history import EpochTotals, Record
 from fastvae.training.memory import keep_freed_memory
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, seed_generators
+from fastvae.training.ranks import ALONE, Ranks, Share
 from fastvae.training.resumption import TrainingState
 from fastvae.training.step import Step, Steps, pass_over
 
@@ -36,6 +38,7 @@ def fit(
     on_epoch: Callable[[list[Record], Steps], None],
     compilation: Compilation = NOT_COMPILED,
     start: TrainingState | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Record], bool]:
     """Train a model in place.
 
@@ -59,11 +62,14 @@ def fit(
         What is made of a step.
     start : TrainingState, optional
         After which epoch to begin; its state is the model's already.
+    ranks : Ranks
+        The processes that share each batch. All have the same weights, and what else the model keeps is that
+        of the first after each epoch.
 
     Returns
     -------
     history : list of Record
-        One per epoch. After an interruption the last may be of a part of an epoch.
+        One per epoch. After an interruption of one process the last may be of a part of an epoch.
     interrupted : bool
         Whether Ctrl-C ended it.
 
@@ -76,7 +82,8 @@ def fit(
         keep_freed_memory()
     totals = EpochTotals(device)
     frozen = kept_in_eval_mode(model)
-    steps = _steps(model, data, settings, totals, device, compilation)
+    steps = _steps(model, data, settings, totals, device, compilation, ranks)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     history: list[Record] = []
     if start is not None:
         history += start.history
@@ -96,10 +103,12 @@ def fit(
                 model.train()
                 for part in frozen:
                     part.eval()
-                seed_generators(derive(settings.seed, Stream.MODULES, epoch), device)
-                for size in steps.epoch(epoch, _batches(data, settings, epoch, device)):
+                seed_generators(_modules_seed(settings, epoch, ranks), device)
+                for size in steps.epoch(epoch, _batches(data, settings, epoch, device, ranks)):
                     progress.advance(size, f"{epoch}/{settings.epochs}", totals.read)
-                record = _record(epoch, totals, steps.weight, started)
+                ranks.give_buffers(model)
+                ranks.check_alike(trained, f"after epoch {epoch}")
+                record = _record(epoch, totals, steps.weight, started, ranks)
                 report_skipped(
                     record, totals.steps, history, model=model, data=data, settings=settings, device=device
                 )
@@ -110,7 +119,8 @@ def fit(
                 history.append(record)
                 on_epoch(history, steps)
     except KeyboardInterrupt:
-        if len(history) < epoch and totals.read().samples:
+        # Of several processes each may be somewhere else.
+        if ranks.size == 1 and len(history) < epoch and totals.read().samples:
             history.append(_record(epoch, totals, steps.weight, started))
         return history, True
     finally:
@@ -126,11 +136,23 @@ def _steps(
     totals: EpochTotals,
     device: torch.device,
     compilation: Compilation,
+    ranks: Ranks,
 ) -> Steps:
-    step = Step(model, settings, device=device, inductor=compilation.kind == "inductor")
+    step = Step(model, settings, device=device, inductor=compilation.kind == "inductor", ranks=ranks)
     total_steps = settings.epochs * data.batch_count(settings.batch_size)
+
+    def share(number: int) -> Share:
+        return ranks.share(min(settings.batch_size, len(data) - number * settings.batch_size))
+
     if compilation.kind != "graph":
-        return Steps(step, totals, settings, total_steps=total_steps, own_networks=compilation.own_networks)
+        return Steps(
+            step,
+            totals,
+            settings,
+            total_steps=total_steps,
+            own_networks=compilation.own_networks,
+            shares=share if ranks.size > 1 else None,
+        )
     return CapturedSteps(
         step,
         totals,
@@ -144,18 +166,35 @@ def _steps(
     )
 
 
-def _batches(data: Data, settings: Settings, epoch: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield the batches of one epoch in its own order, as the model sees them."""
+def _modules_seed(settings: Settings, epoch: int, ranks: Ranks) -> int:
+    """The seed of what is random in modules: each process has samples of its own."""
+    seed = derive(settings.seed, Stream.MODULES, epoch)
+    return seed if ranks.first else noise.fold_in(seed, ranks.rank)
+
+
+def _batches(
+    data: Data, settings: Settings, epoch: int, device: torch.device, ranks: Ranks = ALONE
+) -> Iterator[Tensor]:
+    """Yield the batches of one epoch in its own order, as the model sees them, or a process's share of each.
+
+    Where the last batch has fewer samples than there are processes, some have an empty share of it.
+    """
     order, source_seed, binarize = pass_over(data, settings, epoch)
+    size = ranks.share(settings.batch_size)
+    own = ranks.order(order, settings.batch_size)
+    count = 0
     for x, _ in data.batches(
-        settings.batch_size, order=order, device=device, seed=source_seed, binarize=binarize
+        size.stop - size.start, order=own, device=device, seed=source_seed, binarize=binarize
     ):
+        count += 1
         yield x
+    if ranks.size > 1 and count < data.batch_count(settings.batch_size):
+        yield torch.empty(0, *data.shape, device=device)
 
 
-def _record(epoch: int, totals: EpochTotals, beta: float, started: float) -> Record:
-    means = totals.read()
-    seconds = time.perf_counter() - started
+def _record(epoch: int, totals: EpochTotals, beta: float, started: float, ranks: Ranks = ALONE) -> Record:
+    means = totals.read(ranks)
+    seconds = ranks.gather(time.perf_counter() - started)[0]
     return {
         "epoch": epoch,
         "elbo": means.recon - means.kl,

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fastvae.training import fused_adam, native_adam
 from fastvae.training.averages import Averages
+from fastvae.training.ranks import ALONE, Ranks
+from fastvae.training.shared_gradients import SharedGradients
 
 __all__ = ["CautiousAdam"]
 
@@ -86,9 +88,18 @@ class CautiousAdam:
     ----------
     model : nn.Module
     learning_rate, weight_decay : float
+    ranks : Ranks
+        The processes whose gradients are added up before an update, which is the same in all then.
+
+    Attributes
+    ----------
+    shared : SharedGradients, optional
+        Adds up the gradients of several processes.
     """
 
-    def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self, model: nn.Module, *, learning_rate: float, weight_decay: float, ranks: Ranks = ALONE
+    ) -> None:
         self._parameters, rates = list[Tensor](), list[tuple[float, float]]()
         self._names = list[str]()
         for name, parameter in model.named_parameters():
@@ -97,6 +108,7 @@ class CautiousAdam:
                 self._parameters.append(parameter)
                 self._names.append(name)
                 rates.append((LIKELIHOOD_RATE * learning_rate, 0.0) if own else (learning_rate, weight_decay))
+        self.shared = SharedGradients(ranks, self._parameters) if ranks.size > 1 else None
         self._own = _own(self._parameters, rates)
         self._groups = [] if self._own else _groups(self._names, self._parameters, rates)
         self._numbers = dict[tuple[float, torch.dtype, torch.device], Tensor]()
@@ -113,7 +125,7 @@ class CautiousAdam:
         ----------
         outputs : sequence of Tensor
             What the loss is a function of, or the loss itself, a scalar. It is to be minimised. At least one
-            requires grad.
+            requires grad; a process that has no share of a batch has none.
         slopes : sequence of Tensor, optional
             The derivative of the loss with respect to each output. Without, their sum is the loss.
         before_update : callable, optional
@@ -127,14 +139,20 @@ class CautiousAdam:
         for parameter in self._parameters:
             parameter.grad = None
         roots = [output.requires_grad for output in outputs]
-        # In this thread: for a device autograd has one of its own, and waking it takes longer than a layer.
-        with torch.autograd.set_multithreading_enabled(False):
-            torch.autograd.backward(
-                list(compress(outputs, roots)), None if slopes is None else list(compress(slopes, roots))
-            )
+        if outputs:
+            # In this thread: for a device autograd has its own, and waking that takes longer than a layer.
+            with torch.autograd.set_multithreading_enabled(False):
+                torch.autograd.backward(
+                    list(compress(outputs, roots)), None if slopes is None else list(compress(slopes, roots))
+                )
         if before_update is not None:
             before_update()
         with torch.no_grad():
+            if self.shared is not None:
+                finite, gradients = self.shared.add_up(outputs, [each.grad for each in self._parameters])
+                for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                    parameter.grad = gradient
+                outputs = [finite]
             if self._own is not None:
                 return self._own.step(outputs, [parameter.grad for parameter in self._parameters])
             return self._update_by_torch(outputs)

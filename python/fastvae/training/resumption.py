@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +20,13 @@ from fastvae.training.atomic import replacing
 from fastvae.training.averages import Averages
 from fastvae.training.config import RunConfig
 from fastvae.training.history import Record, finite, is_record
+from fastvae.training.ranks import Ranks
 from fastvae.training.weights import SAME, give_state, state_of, write_tensors
 
 __all__ = [
     "STATE",
     "TrainingState",
+    "check_given_alike",
     "discard_state_of_another",
     "fingerprint",
     "is_state",
@@ -376,15 +378,51 @@ def fingerprint(data: Data | None) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _differences(before: RunConfig, now: RunConfig) -> list[str]:
+def check_given_alike(
+    ranks: Ranks, config: RunConfig, fingerprints: Sequence[str | None], start: TrainingState | None
+) -> None:
+    """Raise, in all processes of a training, unless they were given the same.
+
+    Raises
+    ------
+    ValueError
+        It says what differs.
+    """
+    reached = None if start is None else (start.steps, list(map(finite, start.history)))
+    first, *others = ranks.gather((config, list(fingerprints), reached))
+    for rank, other in enumerate(others, 1):
+        words = "in process 0", f"in process {rank}"
+        differences = _differences(first[0], other[0], free={("data", "name")}, words=words)
+        if not differences and first[1] != other[1]:
+            differences = [f"data with the values of process 0 is not what process {rank} has"]
+        if differences:
+            raise ValueError(
+                f"all processes of a training must be given the same: {'; '.join(differences)}. Each needs "
+                "the whole data and takes its share of every batch itself; distributed=False has each train "
+                "a model of its own"
+            )
+        if first[2] != other[2]:
+            raise ValueError(
+                f"process {rank} finds another run to resume than process 0, or none: output_dir must be a "
+                "folder that all processes see"
+            )
+
+
+def _differences(
+    before: RunConfig,
+    now: RunConfig,
+    *,
+    free: Collection[tuple[str, str]] = FREE,
+    words: tuple[str, str] = ("before", "now"),
+) -> list[str]:
     """Say what a run was trained with and what is given now, where these have to be the same."""
     sections = (
         (section, dataclasses.asdict(getattr(before, section)), dataclasses.asdict(getattr(now, section)))
         for section in ("model", "training", "data")
     )
     return [
-        f"{ARGUMENTS.get(name, name)} {was[name]!r} before and {value!r} now"
+        f"{ARGUMENTS.get(name, name)} {was[name]!r} {words[0]} and {value!r} {words[1]}"
         for section, was, given in sections
         for name, value in given.items()
-        if (section, name) not in FREE and was[name] != value
+        if (section, name) not in free and was[name] != value
     ]

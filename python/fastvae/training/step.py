@@ -23,8 +23,9 @@ from fastvae.training.dense import DensePass
 from fastvae.training.history import EpochTotals
 from fastvae.training.optimizer import CautiousAdam
 from fastvae.training.randomness import Stream, derive
+from fastvae.training.ranks import ALONE, Ranks, Share
 
-__all__ = ["Pass", "Step", "Steps", "check_batches", "loss_slopes", "pass_over"]
+__all__ = ["Pass", "Step", "Steps", "check_batches", "check_shares", "loss_slopes", "pass_over"]
 
 
 class Pass(NamedTuple):
@@ -55,6 +56,8 @@ class Step:
     device : torch.device
     inductor : bool
         Compile the forward for batches of the size of the first one; others run as they are.
+    ranks : Ranks
+        The processes that share each batch.
 
     Attributes
     ----------
@@ -66,14 +69,20 @@ class Step:
     """
 
     def __init__(
-        self, model: VAE, settings: Settings, *, device: torch.device, inductor: bool = False
+        self,
+        model: VAE,
+        settings: Settings,
+        *,
+        device: torch.device,
+        inductor: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.before_update: Callable[[], None] | None = None
         self.dense: DensePass | None = None
         self._device = device
         self.optimizer = CautiousAdam(
-            model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+            model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, ranks=ranks
         )
         self._free_bits = settings.free_bits
         self._batch_norms = _batch_norms(model)
@@ -85,7 +94,7 @@ class Step:
             else None
         )
         self._compiled_size: int | None = None
-        self._kept = dict[tuple[int, float], tuple[Tensor, Tensor]]()
+        self._kept = dict[tuple[int, int, float], tuple[Tensor, Tensor]]()
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -98,6 +107,7 @@ class Step:
         seed: _Seed,
         weight: float | Tensor,
         slopes: tuple[Tensor, Tensor] | None = None,
+        share: Share | None = None,
     ) -> tuple[Terms, Tensor]:
         """Take a step.
 
@@ -112,6 +122,8 @@ class Step:
         slopes : (Tensor, Tensor), optional
             What :func:`loss_slopes` gives for terms of float32, made for several steps at once. A hook may
             write to them.
+        share : Share, optional
+            Which rows of the batch these are, that other processes have others of; none of them, perhaps.
 
         Returns
         -------
@@ -120,41 +132,58 @@ class Step:
         skipped : Tensor
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
+        share = share or Share(0, len(x), len(x))
+        if not len(x):  # nothing but the part of the others
+            return Terms(*torch.zeros(2, 0, device=self._device)), self.optimizer.step(())
         adam = self.optimizer.native
         if self.dense is not None and adam is not None and self.before_update is None:
-            passed = self.dense(x, seed, partial(self._kept_slopes, weight), free_bits=self._free_bits)
+            passed = self.dense(
+                x,
+                seed,
+                partial(self._kept_slopes, weight, share.samples),
+                free_bits=self._free_bits,
+                row_offset=share.start,
+            )
             if passed is not None:
                 terms, gradients, finite = passed
+                looked_at: Sequence[Tensor] = trained_on(terms)
                 with torch.no_grad():
-                    skipped = adam.step(trained_on(terms), gradients, finite=finite, kept=True)
+                    if self.optimizer.shared is not None:
+                        of_all, gradients = self.optimizer.shared.add_up(looked_at, gradients)
+                        looked_at, finite = [of_all], False
+                    skipped = adam.step(looked_at, gradients, finite=finite, kept=True)
                 return Terms(terms.recon, terms.kl), skipped
         if self._compiled is None or self._compiled_size not in {None, len(x)}:
             with _safe_for_one(self._batch_norms, len(x)):
-                terms = self._terms(x, seed)
+                terms = self._terms(x, seed, share.start)
         else:
-            terms = self._run_compiled(self._compiled, x, seed)
+            terms = self._run_compiled(self._compiled, x, seed, share.start)
         recon, kl = trained_on(terms)
         if slopes is None or recon.dtype is not slopes[0].dtype or kl.dtype is not slopes[1].dtype:
-            slopes = loss_slopes(recon, kl, weight)
+            slopes = loss_slopes(recon, kl, weight, share.samples)
         skipped = self.optimizer.step((recon, kl), slopes, self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
-    def _kept_slopes(self, weight: float | Tensor, recon: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
+    def _kept_slopes(
+        self, weight: float | Tensor, samples: int, recon: Tensor, kl: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """What :func:`loss_slopes` gives, made once where nothing changes: a pass does not write to it."""
         if not isinstance(weight, float):
-            return loss_slopes(recon, kl, weight)
-        if (len(recon), weight) not in self._kept:
-            self._kept = {(len(recon), weight): loss_slopes(recon, kl, weight)}
-        return self._kept[len(recon), weight]
+            return loss_slopes(recon, kl, weight, samples)
+        if (len(recon), samples, weight) not in self._kept:
+            self._kept = {(len(recon), samples, weight): loss_slopes(recon, kl, weight, samples)}
+        return self._kept[len(recon), samples, weight]
 
-    def _run_compiled(self, compiled: _Terms, x: Tensor, seed: _Seed) -> Terms | FlooredTerms:
+    def _run_compiled(
+        self, compiled: _Terms, x: Tensor, seed: _Seed, row_offset: int
+    ) -> Terms | FlooredTerms:
         # A number would be compiled in, and the next step compiled again.
         if isinstance(seed, int):
             seed = torch.full((), seed, device=self._device)
         first, self._compiled_size = self._compiled_size is None, len(x)
         try:
             with _safe_for_one(self._batch_norms, len(x)):
-                return compiled(x, seed)
+                return compiled(x, seed, row_offset)
         except Exception as error:
             if first:
                 error.add_note(
@@ -175,7 +204,8 @@ def loss_slopes(
 
     Backward begins with them: on small networks the bound itself, and what autograd makes of it, takes as
     long as a layer, and nobody asks for its value. They are new each time, as a hook may write to a gradient.
-    The terms are ``(B,)``, or ``(steps, B or more)`` for those of several steps of so many ``samples``.
+    The terms are ``(B,)``, those of a share of so many ``samples``, or ``(steps, B or more)`` for those of
+    several steps.
     """
     samples = samples or len(recon)
     of_recon, of_kl = torch.full_like(recon, -1 / samples), torch.full_like(kl, 1 / samples)
@@ -195,6 +225,8 @@ class Steps:
         Of the whole training.
     own_networks : bool
         Whether the networks are fastvae's own: then a step may do without autograd.
+    shares : callable, optional
+        Gives, for the number of a batch within its epoch, which rows of it are this process's.
 
     Attributes
     ----------
@@ -210,8 +242,10 @@ class Steps:
         *,
         total_steps: int,
         own_networks: bool = False,
+        shares: Callable[[int], Share] | None = None,
     ) -> None:
         self.taken = 0
+        self._shares = shares
         self._step = step
         self._totals = totals
         self._settings = settings
@@ -251,12 +285,13 @@ class Steps:
     def epoch(self, epoch: int, batches: Iterator[Tensor]) -> Iterator[int]:
         """Take the steps of one epoch, and yield the number of samples after each, or after several."""
         del epoch  # the batches are its own
-        for x in batches:
+        for number, x in enumerate(batches):
+            share = self._shares(number) if self._shares else None
             seed = noise.fold_in(self._latent_seed, self.taken)
-            terms, skipped = self._step(x, seed, self._weight_of(self.taken))
+            terms, skipped = self._step(x, seed, self._weight_of(self.taken), share=share)
             self._totals.add(terms, skipped)
             self.taken += 1
-            yield len(x)
+            yield share.samples if share else len(x)
 
     def _weight_of(self, step: int) -> float:
         settings = self._settings
@@ -265,20 +300,20 @@ class Steps:
 
 _Seed: TypeAlias = int | Tensor | UnchangingSeed
 
-_Terms = Callable[[Tensor, _Seed], Terms | FlooredTerms]
-"""From a batch and a seed to the terms of the bound."""
+_Terms = Callable[[Tensor, _Seed, int], Terms | FlooredTerms]
+"""From a batch, a seed and the row of the noise that its first sample takes to the terms of the bound."""
 
 
 def _terms(model: VAE, settings: Settings, device: torch.device) -> _Terms:
     free_bits = settings.free_bits
     dense = AUTOCAST[settings.precision]
 
-    def terms(x: Tensor, seed: Any) -> Terms | FlooredTerms:
+    def terms(x: Tensor, seed: Any, row_offset: int) -> Terms | FlooredTerms:
         if dense is None:
-            return model(x, seed, free_bits=free_bits)
+            return model(x, seed, row_offset, free_bits=free_bits)
         # No cache: weights change with each step, and are used once in it.
         with torch.autocast(device.type, dense, cache_enabled=False):
-            return model(x, seed, free_bits=free_bits)
+            return model(x, seed, row_offset, free_bits=free_bits)
 
     return terms
 
@@ -293,19 +328,46 @@ def _on_its_own(function: _Terms) -> _Terms:
     return FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__, None, plain.__closure__)
 
 
-def check_batches(model: nn.Module, data: Data, batch_size: int) -> None:
-    """Refuse batch normalisation where every batch is of one sample.
+def check_shares(data: Data, batch_size: int, ranks: Ranks) -> None:
+    """Refuse data and batches that processes cannot share.
+
+    Raises
+    ------
+    TypeError
+        For a source that picks its own rows.
+    ValueError
+        If there are fewer samples in a batch than processes.
+    """
+    if ranks.size == 1:
+        return
+    if not data.can_split:
+        raise TypeError(
+            f"{ranks.size} processes cannot share the batches of a {data.name}, because it picks its own "
+            "rows: give the Dataset behind it, and batch_size="
+        )
+    if min(batch_size, len(data)) < ranks.size:
+        raise ValueError(
+            f"each of {ranks.size} processes takes a share of every batch, so it needs at least {ranks.size} "
+            f"samples: batch_size is {batch_size}, and there are {len(data)} samples to train on"
+        )
+
+
+def check_batches(model: nn.Module, data: Data, batch_size: int, ranks: Ranks = ALONE) -> None:
+    """Refuse batch normalisation where every batch, or every share of one, is of one sample.
 
     Raises
     ------
     ValueError
         It would pass all of them as one alone passes, and learn no statistics.
     """
-    if data.batch_count(batch_size) == len(data) and _batch_norms(model):
+    if not _batch_norms(model):
+        return
+    several, least = f" for each of the {ranks.size} processes" if ranks.size > 1 else "", 2 * ranks.size
+    if data.batch_count(batch_size) == len(data) or (several and min(batch_size, len(data)) < least):
         raise ValueError(
-            f"batch normalisation learns nothing from one sample at a time, and each of the {len(data)} "
-            "batches has one sample: take a batch_size of at least 2, or a layer that looks at no batch, as "
-            "torch.nn.LayerNorm or torch.nn.GroupNorm"
+            f"batch normalisation learns nothing from one sample at a time, and each of the "
+            f"{data.batch_count(batch_size)} batches has one sample{several}: take a batch_size of at least "
+            f"{least}, or a layer that looks at no batch, as torch.nn.LayerNorm or torch.nn.GroupNorm"
         )
 
 

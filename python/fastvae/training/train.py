@@ -28,10 +28,11 @@ from fastvae.training.history import Record
 from fastvae.training.loop import fit
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, repeatable
+from fastvae.training.ranks import Distributed, Ranks, check_distributed, joined
 from fastvae.training.result import TrainedVAE
-from fastvae.training.resumption import TrainingState, fingerprint
+from fastvae.training.resumption import TrainingState, check_given_alike, fingerprint
 from fastvae.training.run_folder import RunFolder
-from fastvae.training.step import Steps, check_batches
+from fastvae.training.step import Steps, check_batches, check_shares
 from fastvae.training.weights import check_storable
 
 __all__ = ["train"]
@@ -59,6 +60,7 @@ def train(
     validation: object = "auto",
     seed: int = 0,
     device: str | torch.device = "auto",
+    distributed: Distributed = "auto",
     precision: Literal["float32", "bfloat16"] = "float32",
     compile: Compile = "auto",  # noqa: A002  torch's word for it
     workers: int = 0,
@@ -133,6 +135,15 @@ def train(
     device : str or torch.device
         ``"auto"`` is the first of CUDA, MPS and the CPU that is there. Data in memory moves there whole if it
         takes no more than half of what is free, and ``progress`` says whether it did.
+    distributed : {"auto"} or False
+        Whether processes train one model together. ``"auto"``: where ``torchrun`` has started several, or
+        they are a group of ``torch.distributed`` already. All make this call alike, with the whole data, and
+        get the same model. Each takes its share of every batch of ``batch_size``; the batches, the pixels and
+        the noise are those of one process, and results differ by rounding. On CUDA each takes the device of
+        its number. Only the first shows progress, warns, and writes ``output_dir``; to resume, all must see
+        that folder. Batch normalisation looks at a share, and its running statistics are those of the first
+        process; dropout depends on the number of processes. A DataLoader, which picks its own rows, and
+        ``compile="graph"`` are for one process. False: a training of its own in each.
     precision : {"float32", "bfloat16"}
         Of the networks in training: bfloat16 by ``torch.autocast``, with weights, KL, likelihood and the
         arithmetic of the latent in float32. Evaluation, and the trained model, are in float32.
@@ -223,141 +234,159 @@ def train(
         raise ValueError(
             "hidden_dims has no meaning beside an encoder and a decoder of your own: leave it out"
         )
-    chosen_device = choose_device(device)
-    check_compile(compile, chosen_device)
-    folder = None if output_dir is None else RunFolder(output_dir)
     if not isinstance(resume, bool):
         raise TypeError(
             f"resume must be True or False, got {resume!r}: name the folder of the run as output_dir= and "
             "write resume=True"
         )
-    if resume and folder is None:
+    if resume and output_dir is None:
         raise ValueError("resume goes on with the run in output_dir: name its folder")
-    start = folder.state() if folder and resume else None
+    check_distributed(distributed)
+    chosen_device = choose_device(device)
+    check_compile(compile, chosen_device)
 
-    source = open_data(data, workers=workers)
-    training, held_out = choose_validation(
-        source, validation, seed=derive(seed, Stream.SPLIT), workers=workers
-    )
-    choice = choose_likelihood(source, held_out, likelihood, variance, binarize)
-    settings = replace(settings, batch_size=training.batch_size(settings.batch_size))
-    if epochs is None:
-        settings = replace(settings, epochs=choose_epochs(training.batch_count(settings.batch_size)))
-    own = {"encoder": encoder, "decoder": decoder, "likelihood": choice.custom}
-    spec = ModelSpec(
-        input_shape=source.shape,
-        latent_dim=latent_dim,
-        preset=model,
-        hidden_dims=hidden_dims,
-        likelihood=choice.name,
-        variance=choice.variance,
-        variational=variational,
-        custom=tuple(part for part, module in own.items() if module is not None),
-    )
-    config = RunConfig(
-        model=spec,
-        training=settings,
-        data=DataInfo(
-            name=source.name,
-            samples=len(training),
-            validation_samples=0 if held_out is None else len(held_out),
-            feature_names=tuple(source.feature_names) if source.feature_names else None,
-            pixels=source.pixels,
-        ),
-    )
-    generators = (training.generator, None if held_out is None else held_out.generator)
-    fingerprints = (fingerprint(training), fingerprint(held_out)) if folder else (None, None)
-    if folder and start:
-        start.check_continues(config, fingerprints, folder.path)
-    compilation = choose_compilation(
-        compile, chosen_device, spec, settings.epochs * training.batch_count(settings.batch_size)
-    )
-    bar = Progress(show=progress)
-    bar.say(_announcement(config, choice.reason))
-    bar.say(_means(training, settings, chosen_device, compilation))
-    if folder and not resume and (replaced := folder.holds()):
-        bar.say(replaced)
-    if resume:
-        bar.say(_what_is_resumed(start, settings.epochs))
-    final: dict[str, float] = {}  # of the held-out data
-    with (
-        repeatable(derive(seed, Stream.WEIGHTS), chosen_device),
-        in_float32(),
-        undisturbed(),
-        torch.enable_grad(),
-    ):
-        with torch.device("cpu"):  # its weights are those of no other default device
-            vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom)
-        if choice.built_in is not None:
-            vae.likelihood = choice.built_in
-        vae.to(chosen_device)
-        check_networks(
-            vae, training.take(torch.arange(min(2, len(training)), device="cpu")).to(chosen_device)
-        )
-        check_batches(vae, training, settings.batch_size)
-        if folder:
-            check_storable(vae)
-            if start:
-                start.check_fits(vae, generators, folder.path)
-                start.give_to(vae, generators)
-                start.model.clear()  # a large model has no room for two
-            folder.start()
+    with joined(distributed, chosen_device) as ranks, ranks.warned_once():
+        with ranks.together():
+            # Where there are several processes, those that write nothing may have no such folder.
+            folder = RunFolder(output_dir) if output_dir is not None and (ranks.first or resume) else None
+            start = folder.state() if folder and resume else None
+            source = open_data(data, workers=workers)
+            training, held_out = choose_validation(
+                source, validation, seed=derive(seed, Stream.SPLIT), workers=workers
+            )
+            choice = choose_likelihood(source, held_out, likelihood, variance, binarize)
+            settings = replace(settings, batch_size=training.batch_size(settings.batch_size))
+            if epochs is None:
+                settings = replace(settings, epochs=choose_epochs(training.batch_count(settings.batch_size)))
+            check_shares(training, settings.batch_size, ranks)
+            own = {"encoder": encoder, "decoder": decoder, "likelihood": choice.custom}
+            spec = ModelSpec(
+                input_shape=source.shape,
+                latent_dim=latent_dim,
+                preset=model,
+                hidden_dims=hidden_dims,
+                likelihood=choice.name,
+                variance=choice.variance,
+                variational=variational,
+                custom=tuple(part for part, module in own.items() if module is not None),
+            )
+            config = RunConfig(
+                model=spec,
+                training=settings,
+                data=DataInfo(
+                    name=source.name,
+                    samples=len(training),
+                    validation_samples=0 if held_out is None else len(held_out),
+                    feature_names=tuple(source.feature_names) if source.feature_names else None,
+                    pixels=source.pixels,
+                ),
+            )
+            compared = folder is not None or ranks.size > 1
+            fingerprints = (fingerprint(training), fingerprint(held_out)) if compared else (None, None)
+            if folder and start:
+                start.check_continues(config, fingerprints, folder.path)
+            compilation = choose_compilation(
+                compile,
+                chosen_device,
+                spec,
+                settings.epochs * training.batch_count(settings.batch_size),
+                ranks,
+            )
+        check_given_alike(ranks, config, fingerprints, start)
+        bar = Progress(show=progress and ranks.first)
+        bar.say(_announcement(config, choice.reason))
+        bar.say(_means(training, settings, chosen_device, compilation, ranks))
+        if folder and not resume and (replaced := folder.holds()):
+            bar.say(replaced)
+        if resume:
+            bar.say(_what_is_resumed(start, settings.epochs))
+        final: dict[str, float] = {}  # of the held-out data
+        with (
+            repeatable(derive(seed, Stream.WEIGHTS), chosen_device),
+            in_float32(),
+            undisturbed(),
+            torch.enable_grad(),
+        ):
+            generators = (training.generator, None if held_out is None else held_out.generator)
+            with ranks.together():
+                with torch.device("cpu"):  # its weights are those of no other default device
+                    vae = build_model(spec, encoder=encoder, decoder=decoder, likelihood=choice.custom)
+                if choice.built_in is not None:
+                    vae.likelihood = choice.built_in
+                vae.to(chosen_device)
+                check_networks(
+                    vae, training.take(torch.arange(min(2, len(training)), device="cpu")).to(chosen_device)
+                )
+                check_batches(vae, training, settings.batch_size, ranks)
+                if folder:
+                    check_storable(vae)
+                    if start:
+                        start.check_fits(vae, generators, folder.path)
+                        start.give_to(vae, generators)
+                        start.model.clear()  # a large model has no room for two
+            ranks.give_state(vae)
+            written = folder if ranks.first else None
+            if written:
+                written.start()
 
-        so_far = list(start.history) if start else []
+            so_far = list(start.history) if start else []
 
-        def on_epoch(history: list[Record], steps: Steps) -> None:
-            so_far[:] = history
-            if folder:
-                folder.checkpoint(
-                    TrainedVAE(vae, config, history), partial(state_after, list(history), steps)
+            def on_epoch(history: list[Record], steps: Steps) -> None:
+                so_far[:] = history
+                if written:
+                    written.checkpoint(
+                        TrainedVAE(vae, config, history), partial(state_after, list(history), steps)
+                    )
+
+            def state_after(history: list[Record], steps: Steps) -> TrainingState:
+                return TrainingState.of(
+                    vae,
+                    config,
+                    history,
+                    steps=steps.taken,
+                    averages=steps.averages(),
+                    fingerprints=fingerprints,
+                    generators=generators,
                 )
 
-        def state_after(history: list[Record], steps: Steps) -> TrainingState:
-            return TrainingState.of(
-                vae,
-                config,
-                history,
-                steps=steps.taken,
-                averages=steps.averages(),
-                fingerprints=fingerprints,
-                generators=generators,
-            )
+            def validate(held_out: Data) -> dict[str, float]:
+                final.update(evaluate_on(vae, held_out, settings, chosen_device, seed=seed, ranks=ranks))
+                return final
 
-        def validate(held_out: Data) -> dict[str, float]:
-            final.update(evaluate_on(vae, held_out, settings, chosen_device, seed=seed))
-            return final
-
-        try:
-            history, interrupted = fit(
-                vae,
-                training,
-                settings,
-                device=chosen_device,
-                validate=None if held_out is None else partial(validate, held_out),
-                progress=bar,
-                on_epoch=on_epoch,
-                compilation=compilation,
-                start=start,
-            )
-        except Exception as error:
-            reached = folder.rescue() if folder else None
-            if isinstance(error, NonFiniteError):
-                if so_far:
-                    error.result = TrainedVAE(vae, replace(config, interrupted=True), so_far)
-            elif folder and reached is not None:
-                error.add_note(f"resume=True goes on with the run in {folder.path} after epoch {reached}")
-            raise
-    result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
-    if not interrupted:
-        _report_end(result, final, bar)
-    if folder:
-        folder.finish(result, training if held_out is None else held_out, bar)
-    # Last: a warning may be made an error, and the run is written by then.
-    if not interrupted:
-        report_overfitting(history)
-    if history and not interrupted and result.model.variational:
-        report_collapse(final.get("kl", history[-1]["kl"]), beta=settings.beta)
-    return result
+            try:
+                history, interrupted = fit(
+                    vae,
+                    training,
+                    settings,
+                    device=chosen_device,
+                    validate=None if held_out is None else partial(validate, held_out),
+                    progress=bar,
+                    on_epoch=on_epoch,
+                    compilation=compilation,
+                    start=start,
+                    ranks=ranks,
+                )
+            except Exception as error:
+                reached = written.rescue() if written else None
+                if isinstance(error, NonFiniteError):
+                    if so_far:
+                        error.result = TrainedVAE(vae, replace(config, interrupted=True), so_far)
+                elif written and reached is not None:
+                    error.add_note(
+                        f"resume=True goes on with the run in {written.path} after epoch {reached}"
+                    )
+                raise
+        result = TrainedVAE(vae, replace(config, interrupted=interrupted), history)
+        if not interrupted:
+            _report_end(result, final, bar)
+        if written:
+            written.finish(result, training if held_out is None else held_out, bar)
+        # Last: a warning may be made an error, and the run is written by then.
+        if not interrupted:
+            report_overfitting(history)
+        if history and not interrupted and result.model.variational:
+            report_collapse(final.get("kl", history[-1]["kl"]), beta=settings.beta)
+        return result
 
 
 def _announcement(config: RunConfig, reason: str) -> str:
@@ -372,10 +401,13 @@ def _announcement(config: RunConfig, reason: str) -> str:
     )
 
 
-def _means(data: Data, settings: Settings, device: torch.device, compilation: Compilation) -> str:
+def _means(
+    data: Data, settings: Settings, device: torch.device, compilation: Compilation, ranks: Ranks
+) -> str:
     """Say where the data is and what steps are made of."""
+    several = f"{ranks.size} processes share each batch, the first " if ranks.size > 1 else ""
     placement = f", {data.placement(device)}" if device.type != "cpu" else ""
-    return f"on {device} in {settings.precision}{placement}, {compilation}"
+    return f"{several}on {device} in {settings.precision}{placement}, {compilation}"
 
 
 def _what_is_resumed(start: TrainingState | None, epochs: int) -> str:
