@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import accuracy
 import bench_kernels
 import bench_latent
+import bench_ranks
 import bench_training
 import comparison
 import harness
@@ -468,3 +469,37 @@ def test_the_seed_of_a_training_decides_its_bound(name: str) -> None:
     )
     assert first == again
     assert first != other
+
+
+def test_processes_are_measured_beside_others_that_reach_the_same(monkeypatch, tmp_path):
+    """Each candidate trains, in processes of its own, and all reach about one bound."""
+    small = bench_training.Configuration((8,), 2, 64)
+    monkeypatch.setattr(bench_ranks, "TRAININGS", dict.fromkeys(bench_ranks.TRAININGS))
+    done = {"seconds": [0.2, 0.1, 0.3], "elbo": -100.0}
+    asked = []
+
+    def once(name, key, samples, seed, processes, threads):
+        asked.append((name, processes))
+        return done | ({"elbo": bound} if name == bench_ranks.TUNED else {})
+
+    monkeypatch.setattr(bench_ranks, "once", once)
+    monkeypatch.setitem(bench_ranks.CONFIGURATIONS, "400-20-batch-1024", small)
+    options = ["--quick", "--samples", "100", "--threads", "2", "--output-dir", str(tmp_path)]
+    bound = -101.0
+    assert bench_ranks.main(options) == 0
+    with (tmp_path / "ranks.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["images_per_second"] for row in rows} == {"500.0"}
+    assert {(row["candidate"], int(row["processes"])) for row in rows} == set(asked)
+    assert {processes for _, processes in asked} == {1, 2}
+    bound = -103.0
+    with pytest.raises(RuntimeError, match=r"tuned DDP reached -103.00, the others -100.00"):
+        bench_ranks.main(options)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built for one process")
+@pytest.mark.parametrize("name", [bench_ranks.TUNED, bench_ranks.TOGETHER])
+def test_a_candidate_of_several_processes_trains(name):
+    measured = bench_ranks.once(name, "400-20-batch-1024", 2048, 1, 2, 2)
+    assert len(measured["seconds"]) == bench_ranks.EPOCHS - 1
+    assert -600 < measured["elbo"] < -300
