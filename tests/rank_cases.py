@@ -36,7 +36,7 @@ SMALL = {
     "progress": False,
     "device": "cpu",
 }
-TIMES = {"seconds", "images_per_second"}
+TIMES = ("seconds", "images_per_second")
 
 CASES: dict[str, Callable[[int, Path], Any]] = {}
 
@@ -58,7 +58,8 @@ def told(result: TrainedVAE) -> dict[str, Any]:
         {name: value for name, value in record.items() if name not in TIMES} for record in result.history
     ]
     state = result.model.state_dict()
-    return {"history": history, "state": {name: each.clone() for name, each in state.items()}}
+    times = [[record[name] for name in TIMES] for record in result.history]
+    return {"times": times, "history": history, "state": {name: each.clone() for name, each in state.items()}}
 
 
 def gradients(folder: Path) -> dict[str, torch.Tensor]:
@@ -87,6 +88,8 @@ WHOLE = {
     | {"data": PIXELS.reshape(SAMPLES, 36)},
     # The last batch has one sample.
     "one_left": {"data": PIXELS[:41], "validation": None},
+    # Of the last batch one of two processes has as many as of the others.
+    "uneven": {"data": PIXELS[:59], "validation": None},
     "bfloat16": {"precision": "bfloat16"},
 }
 
@@ -131,6 +134,18 @@ def step_without_kernels(rank: int, folder: Path) -> Any:
     finally:
         if rank == 0:
             hook.remove()
+
+
+@case
+def step_compiled(rank: int, folder: Path) -> Any:
+    """The same by way of torch.compile, which only calls what it gets here."""
+    compile_, torch.compile = torch.compile, lambda function, **_: function
+    try:
+        ONE_STEP["compiled"] = ONE_STEP["step_of_mlp"] | {"compile": "inductor"}
+        return one_step("compiled")(rank, folder)
+    finally:
+        torch.compile = compile_
+        del ONE_STEP["compiled"]
 
 
 # -------------------------------------------------------------------------------- modules of one's own
@@ -223,6 +238,133 @@ def skipped(rank: int, folder: Path) -> Any:
     return result | {"warned": sum(issubclass(each.category, NonFiniteWarning) for each in seen)}
 
 
+class Immense(Exploding):
+    """A network with a mean so large for one sample that its KL is infinite, and no gradient is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Look for it among the batch."""
+        bad = torch.isinf(super().forward(x)[:, :1])
+        codes = self.network(x)
+        return torch.where(bad & (torch.arange(6) == 0), 1e20 + 0 * codes, codes)
+
+
+@case
+def skipped_for_a_term(rank: int, folder: Path) -> Any:
+    """A step is skipped by all where one process has a term that is not finite."""
+    modules = own(0)
+    modules["encoder"] = Immense(modules["encoder"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return told(of_own(modules, validation=None))
+
+
+class Odd(nn.Module):
+    """A network that keeps all kinds of things."""
+
+    def __init__(self, network: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.network = network
+        self.transposed = nn.Parameter(torch.full((2, 3), float(rank)).t())
+        self.frozen = nn.Parameter(torch.full((3,), float(rank)), requires_grad=False)
+        self.scale = 1.0 + rank
+        kinds = [torch.int16, torch.uint16, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.bfloat16]
+        for kind in kinds:
+            self.register_buffer(str(kind).replace(".", "_"), torch.full((3,), float(rank % 2)).to(kind))
+        self.register_buffer("number", torch.tensor(rank))
+        self.register_buffer("empty", torch.zeros(0, 3))
+        self.register_buffer("expanded", torch.tensor([float(rank)]).expand(4))
+        self.register_buffer("not_kept", torch.full((2,), float(rank)), persistent=False)
+        self.register_buffer("sparse", torch.eye(3).to_sparse(), persistent=False)
+        self.register_buffer("last", torch.zeros(0), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As without all that."""
+        if self.training:
+            self.last = x.detach().clone()
+            self.number += 1 + int(self.transposed.shape[0] == 0)
+        return self.network(x) * self.scale
+
+    def get_extra_state(self) -> torch.Tensor:
+        """The scale."""
+        return torch.tensor(self.scale)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take the scale."""
+        self.scale = float(state)
+
+
+@case
+def odd_state(rank: int, folder: Path) -> Any:
+    """Whatever modules keep is that of the first."""
+    modules = own(rank)
+    modules["encoder"] = Odd(modules["encoder"], rank)
+    result = of_own(modules, validation=None)
+    kept = dict(result.model.named_buffers()) | result.model.state_dict()
+    return {
+        name: value.contiguous().reshape(-1).view(torch.uint8).tolist()
+        for name, value in kept.items()
+        if not name.endswith(("last", "sparse"))
+    }
+
+
+@case
+def sparse_gradients(rank: int, folder: Path) -> Any:
+    """Those of an embedding."""
+
+    class Looked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(4, 6, sparse=True)
+            self.network = own(0)["encoder"]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x) + self.table((x.flatten(1).sum(1) * 10).long() % 4)
+
+    torch.manual_seed(5)
+    return told(of_own(own(0) | {"encoder": Looked()}, validation=None))
+
+
+class AddUp(torch.autograd.Function):
+    """The sum over all processes, there and back."""
+
+    @staticmethod
+    def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
+        """Add up."""
+        total = x.clone()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        """Add up."""
+        return AddUp.forward(ctx, gradient)
+
+
+class Synchronized(nn.SyncBatchNorm):
+    """What torch's does on CUDA, on the CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Over the samples of all processes."""
+        if not self.training:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
+            )
+        count = AddUp.apply(torch.tensor(float(len(x))))
+        mean = AddUp.apply(x.sum(0)) / count
+        variance = AddUp.apply((x - mean).square().sum(0)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, 0.1)
+            self.running_var.lerp_(variance * count / (count - 1), 0.1)
+        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+@case
+def synchronized(rank: int, folder: Path) -> Any:
+    """Statistics of the whole batch, of which some have one sample at the end."""
+    return told(of_own(own(0, Synchronized(8)), data=PIXELS[:43], validation=None))
+
+
 # -------------------------------------------------------------------------------- folders
 
 
@@ -302,6 +444,54 @@ def own_group(rank: int, folder: Path) -> Any:
     return torch_group(work)
 
 
+class Failing(nn.Module):
+    """A network that fails in its third step."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.steps = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Count steps."""
+        self.steps += self.training
+        if self.steps == 3:
+            raise OSError("out of order")
+        return self.network(x)
+
+
+@case
+def after_a_failure(rank: int, folder: Path) -> Any:
+    """Those that did not fail are told, and train again."""
+    before, filters = sys.excepthook, list(warnings.filters)
+    text = refused(lambda: of_own(failing_in(rank)))
+    left = {
+        "group": torch.distributed.is_initialized(),
+        "hook": sys.excepthook is before,
+        "filters": list(warnings.filters) == filters,
+    }
+    return told(run()) | {"error": text, "left": left}
+
+
+@case
+def after_a_failure_in_an_own_group(rank: int, folder: Path) -> Any:
+    """Likewise."""
+
+    def work() -> Any:
+        text = refused(lambda: of_own(failing_in(rank)))
+        return told(run()) | {"error": text}
+
+    return torch_group(work)
+
+
+def failing_in(rank: int) -> dict[str, nn.Module]:
+    """Networks of which one fails in process 1."""
+    modules = own(0)
+    modules["decoder"] = Failing(modules["decoder"])
+    modules["decoder"].steps = 0 if rank == 1 else -1000
+    return modules
+
+
 @case
 def own_training(rank: int, folder: Path) -> Any:
     """Each process trains by itself."""
@@ -329,8 +519,11 @@ def read_as_needed(rank: int, folder: Path) -> Any:
 
 @case
 def validated_on_a_loader(rank: int, folder: Path) -> Any:
-    """What picks its own rows is evaluated by each."""
-    held_out = DataLoader(TensorDataset(torch.from_numpy(PIXELS[:31])), batch_size=7)
+    """What picks its own rows, other ones in each process, counts as the first has it."""
+    shuffled = torch.Generator().manual_seed(rank)
+    held_out = DataLoader(
+        TensorDataset(torch.from_numpy(PIXELS[:31])), batch_size=7, shuffle=True, generator=shuffled
+    )
     return told(run(validation=held_out))
 
 
@@ -356,6 +549,10 @@ def refusals(rank: int, folder: Path) -> Any:
                 {"encoder": nn.Sequential(nn.Flatten(), several), "decoder": one["decoder"]}, latent_dim=3
             )
         ),
+        "order": refused(lambda: of_own(in_another_order(rank))),
+        "activation": refused(lambda: of_own(own(0, nn.Tanh() if rank == 1 else nn.ReLU()))),
+        "synchronized": refused(lambda: of_own(own(0, Synchronized(8)), data=PIXELS[:41], validation=None)),
+        "batches": refused(lambda: of_own(own(0) | {"encoder": LastKept(own(0)["encoder"])})),
         "frozen": refused(lambda: of_own(frozen_in_one(rank))),
         "drifting": refused(lambda: drifting(rank)),
     }
@@ -363,6 +560,41 @@ def refusals(rank: int, folder: Path) -> Any:
         run(output_dir=folder / f"only{rank}", distributed=False)
     texts["resume"] = refused(lambda: run(output_dir=folder / f"only{rank}", resume=True))
     return texts
+
+
+class LastKept(nn.Module):
+    """A network with a buffer whose shape depends on the batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("last", torch.zeros(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Keep the batch, and have batches of other sizes."""
+        self.last = x.detach()[:, : 3 + int(os.environ["RANK"])].clone()
+        return self.network(x)
+
+
+class Ordered(nn.Module):
+    """A network whose parameters are in some order."""
+
+    def __init__(self, network: nn.Module, names: str) -> None:
+        super().__init__()
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.zeros(6)))
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """All of them."""
+        return self.network(x) + self.a - self.b
+
+
+def in_another_order(rank: int) -> dict[str, nn.Module]:
+    """Networks whose parameters are in another order in one process."""
+    modules = own(0)
+    modules["encoder"] = Ordered(modules["encoder"], "ba" if rank == 1 else "ab")
+    return modules
 
 
 def frozen_in_one(rank: int) -> dict[str, nn.Module]:

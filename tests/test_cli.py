@@ -265,8 +265,8 @@ def interrupting(monkeypatch, sent):
     """Have a signal sent to the process in the second epoch."""
     whole_epoch = loop._batches
 
-    def interrupted(data, settings, epoch, device):
-        for number, x in enumerate(whole_epoch(data, settings, epoch, device)):
+    def interrupted(data, settings, epoch, *others):
+        for number, x in enumerate(whole_epoch(data, settings, epoch, *others)):
             if (epoch, number) == (2, 3):
                 signal.raise_signal(sent)
             yield x

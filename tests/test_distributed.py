@@ -29,12 +29,14 @@ from fastvae.training import load, train
 from fastvae.training import ranks as ranks_module
 from fastvae.training.compilation import choose_compilation
 from fastvae.training.config import Settings
+from fastvae.training.dense import DensePass
 from fastvae.training.device import choose_device
 from fastvae.training.history import EpochTotals
 from fastvae.training.loop import _batches
 from fastvae.training.randomness import Stream, derive
 from fastvae.training.ranks import Ranks
 from fastvae.training.shared_gradients import SharedGradients
+from fastvae.training.step import Step
 from rank_cases import CASES, ONE_STEP, PIXELS, SAMPLES, WHOLE
 
 TESTS = Path(__file__).parent
@@ -125,6 +127,12 @@ def alone(tmp_path_factory):
     return result
 
 
+def assert_one_run(one, other):
+    """Of two processes."""
+    assert one["times"] == other["times"]
+    assert_same_bits(one, other)
+
+
 def assert_same_bits(one, other):
     assert one["history"] == other["history"]
     assert one["state"].keys() == other["state"].keys()
@@ -145,17 +153,23 @@ def assert_close(history, expected, bound=2e-5):
                 assert abs(value - right[name]) <= bound * size, (name, value, right[name])
 
 
-@pytest.mark.parametrize("name", [*WHOLE, "other_weights", "at_once", "own_group", "validated_on_a_loader"])
+ALIKE = (
+    "other_weights", "at_once", "own_group", "validated_on_a_loader", "sparse_gradients", "synchronized",
+    "skipped_for_a_term", "after_a_failure", "after_a_failure_in_an_own_group",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *ALIKE])
 def test_processes_get_one_model_and_the_bounds_of_one_process(name, together, alone):
     """To the rounding of float32, over three epochs; of bfloat16 to that of bfloat16."""
     first, *others = together[name]
     for other in others:
-        assert_same_bits(first, other)
+        assert_one_run(first, other)
     # A rounding of bfloat16 is 2^-9, averaged over the values of a sample.
     assert_close(first["history"], alone(name)["history"], bound=1e-3 if name == "bfloat16" else 2e-5)
 
 
-@pytest.mark.parametrize("name", [*ONE_STEP, "step_without_kernels"])
+@pytest.mark.parametrize("name", [*ONE_STEP, "step_without_kernels", "step_compiled"])
 def test_the_gradient_is_that_of_the_whole_batch(name, together, alone):
     """To rounding, so the pixels and the noise of each share are those of the batch."""
     of_all = together[name][0]
@@ -197,13 +211,33 @@ def test_what_modules_keep_is_that_of_the_first(together):
     first, *others = together["batch_norm"]
     assert first["state"]["encoder.2.num_batches_tracked"] > 0
     for other in others:
-        assert_same_bits(first, other)
+        assert_one_run(first, other)
+
+
+def test_whatever_modules_keep_is_that_of_the_first(together):
+    """Of any type, strides and shape, and beside tensors; not what depends on the batch and is not kept."""
+    first, *others = together["odd_state"]
+    for other in others:
+        assert other == first
+    assert any(name.endswith("_extra_state") for name in first)
+
+
+@pytest.mark.parametrize("name", ["after_a_failure", "after_a_failure_in_an_own_group"])
+def test_a_failure_in_one_process_ends_the_training_in_all(name, together):
+    """At once, and the next one begins anew."""
+    for rank, of_one in enumerate(together[name]):
+        assert ("OSError: out of order" if rank == 1 else "RuntimeError") in of_one["error"]
+
+
+def test_nothing_is_left_behind(together):
+    for of_one in together["after_a_failure"]:
+        assert of_one["left"] == {"group": False, "hook": True, "filters": True}
 
 
 def test_processes_drop_other_units(together):
     first, *others = together["dropout"]
     for other in others:
-        assert_same_bits(first, other)
+        assert_one_run(first, other)
         assert not torch.equal(first["masks"], other["masks"])
 
 
@@ -217,12 +251,13 @@ def test_a_parameter_without_a_gradient_stays_as_it_is(together, alone):
 def test_a_step_is_skipped_by_all_or_none(together, alone):
     """One of them meets the infinite number; the first one warns, whoever that was."""
     expected = alone("skipped")["history"]
-    assert [record["skipped_steps"] for record in expected] == [1, 1, 1]
+    for name in ("skipped", "skipped_for_a_term"):
+        assert [record["skipped_steps"] for record in alone(name)["history"]] == [1, 1, 1]
     first, *others = together["skipped"]
     assert_close(first["history"], expected)
     assert first["warned"] == 1
     for other in others:
-        assert_same_bits(first, other)
+        assert_one_run(first, other)
         assert other["warned"] == 0
 
 
@@ -230,7 +265,7 @@ def test_the_first_writes_the_folder(together):
     first, *others = together["folder_of_all"]
     assert first["written"] > 0
     for other in others:
-        assert_same_bits(first, other)
+        assert_one_run(first, other)
         assert other["written"] == 0
 
 
@@ -246,7 +281,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(together, alone):
     assert first["history"][:2] == expected[:2]
     assert_close(first["history"], expected)
     for other in others:
-        assert_same_bits(first, other)
+        assert_one_run(first, other)
 
 
 def test_a_group_of_the_users_own_is_left(together):
@@ -267,6 +302,10 @@ REFUSED = {
     "seed": "ValueError: .* seed 0 in process 0 and 1 in process 1.* distributed=False",
     "shards": "ValueError: .* not what process 1 has. Each needs the whole data",
     "lengths": "ValueError: .* samples to train on 45 in process 0 and 46 in process 1",
+    "order": "ValueError: .* buffers, but process 0 and process 1 have them in another order",
+    "activation": "ValueError: .* have encoder.2: ReLU and Tanh",
+    "synchronized": "ValueError: SyncBatchNorm waits for all [23] processes, and the last batch .* 1 of 41",
+    "batches": r"ValueError: .* encoder.last: torch.float32 of .* persistent=False|ValueError.*encoder.last",
     "frozen": r"ValueError: .* decoder.0.weight: trained torch.float32 of \(8, 3\) and torch.float32 of",
     "drifting": "RuntimeError: the weights of process 1 are not those of process 0 after epoch 1",
     "resume": "ValueError: process 1 finds another run to resume",
@@ -371,13 +410,18 @@ def test_ctrl_c_keeps_the_run_of_all(training, tmp_path):
     assert load(tmp_path / "run").interrupted
 
 
-def test_a_process_that_is_killed_ends_the_others(training):
+def test_a_process_that_is_killed_ends_the_others(training, tmp_path):
     """With an error that says so, and what the first one had is kept."""
     training[1].kill()
     first, _ = ended(training)
     assert training[0].returncode == 1
     assert "process 0 of 2 could not exchange with the others" in first
-    assert "resume=True goes on with the run" in first
+    reached = int(re.search(r"resume=True goes on with the run in .* after epoch (\d+)", first)[1])
+    names: dict = {"sys": None}
+    arguments = WAITING[WAITING.index("x = np") : WAITING.index("print(")]
+    code = arguments.replace("10**6", str(reached + 2)).replace('/run"', '/run", resume=True')
+    exec(f"import numpy as np\nimport fastvae\n{code}", names | {"folder": str(tmp_path)}, names)
+    assert len(names["result"].history) == reached + 2
 
 
 def wait_for(event, processes):
@@ -400,6 +444,9 @@ def test_shares_are_all_of_each_batch(size, samples, batch_size):
     assert batches[0] == (0, samples, samples)
     assert [share.stop for share in batches[1:-1]] == [share.start for share in batches[2:]]
     assert {share.stop - share.start for share in batches[1:]} <= {batch_size // size, -(-batch_size // size)}
+    for rank, share in enumerate(batches[1:]):
+        smaller = Ranks(rank, size).share(batch_size - 1)
+        assert smaller.stop - smaller.start <= share.stop - share.start
     of_each = [list(Ranks(rank, size).order(order, batch_size)) for rank in range(size)]
     for batch in order.split(batch_size):
         for rank, own in enumerate(of_each):
@@ -409,21 +456,21 @@ def test_shares_are_all_of_each_batch(size, samples, batch_size):
     assert not any(of_each)
 
 
-@pytest.mark.parametrize("samples", [1, 2, 40, 41, 43])
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_the_batches_of_processes_are_those_of_one(size, samples):
+@pytest.mark.parametrize("size", range(1, 9))
+def test_the_batches_of_processes_are_those_of_one(size):
     """Pixels included, and each process has a batch for each, if an empty one."""
-    data = open_data(PIXELS[:samples])
-    settings = Settings(
-        epochs=1, batch_size=20, learning_rate=1e-3, weight_decay=0, beta=1, warmup=0, seed=4,
-        binarize="dynamic",
-    )  # fmt: skip
     cpu = torch.device("cpu")
-    whole = list(_batches(data, settings, 1, cpu))
-    shares = [list(_batches(data, settings, 1, cpu, Ranks(rank, size))) for rank in range(size)]
-    assert {len(of_one) for of_one in shares} == {len(whole)}
-    for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
-        assert torch.equal(torch.cat(parts), batch)
+    for samples in range(size, 42):
+        data = open_data(PIXELS[:samples])
+        settings = Settings(
+            epochs=1, batch_size=max(8, size), learning_rate=1e-3, weight_decay=0, beta=1, warmup=0, seed=4,
+            binarize="dynamic",
+        )  # fmt: skip
+        whole = list(_batches(data, settings, 1, cpu))
+        shares = [list(_batches(data, settings, 1, cpu, Ranks(rank, size))) for rank in range(size)]
+        assert {len(of_one) for of_one in shares} == {len(whole)}
+        for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
+            assert torch.equal(torch.cat(parts), batch)
 
 
 SPEC = ModelSpec(
@@ -441,6 +488,49 @@ class Twice(Ranks):
     def add_up(self, tensor):
         assert tensor.is_contiguous()
         tensor.mul_(2)
+
+
+class AndOthers(Ranks):
+    """Processes that have a little beside this one."""
+
+    def __init__(self):
+        super().__init__(0, 2)
+
+    def add_up(self, tensor):
+        tensor.add_(1e-3).add_(1e-3)
+
+
+def test_gradients_of_half_precision_are_added_up_in_float32():
+    gradient = torch.randn(1000).to(torch.bfloat16)
+    parameter = nn.Parameter(torch.zeros(1000, dtype=torch.bfloat16))
+    _, added = SharedGradients(AndOthers(), [parameter]).add_up([], [gradient])
+    assert torch.equal(added[0], (gradient.float() + 1e-3 + 1e-3).to(torch.bfloat16))
+    assert not torch.equal(added[0], gradient + 1e-3 + 1e-3)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_step_asks_what_all_have(dense, monkeypatch):
+    """Not its own terms and gradients, which are finite."""
+    settings = Settings(
+        epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0, beta=1, warmup=0, seed=4, binarize="none"
+    )  # fmt: skip
+    model = build_model(SPEC)
+    step = Step(model, settings, device=torch.device("cpu"), ranks=Twice())
+    step.dense = DensePass(model) if dense else None
+    x = torch.rand(4, 36)
+    _, skipped = step(x, 1, 1.0, share=Ranks(0, 2).share(8))
+    assert not skipped
+
+    class OneIsInfinite(Twice):
+        def add_up(self, tensor):
+            super().add_up(tensor)
+            step.optimizer.shared._finite.fill_(torch.nan)
+
+    step.optimizer.shared._ranks = OneIsInfinite()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    _, skipped = step(x, 1, 1.0, share=Ranks(0, 2).share(8))
+    assert skipped
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 def test_gradients_keep_their_dtype_and_their_strides():
@@ -531,6 +621,30 @@ def test_each_process_of_a_machine_takes_its_own_device(monkeypatch):
     current[0] = 0
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # a launcher hid the others
     assert choose_device("auto").index == 0
+
+
+@pytest.mark.parametrize(("rank", "size"), [("x", "2"), ("0", "many"), ("2", "2"), ("-1", "2"), ("0", "0")])
+def test_a_launcher_that_makes_no_sense_is_refused(rank, size, monkeypatch):
+    launch(monkeypatch, RANK=rank, WORLD_SIZE=size, LOCAL_RANK="y")
+    arguments = rank_cases.SMALL | {"epochs": 1, "device": "auto"}
+    with pytest.raises(ValueError, match=rf"RANK is '{rank}' and WORLD_SIZE '{size}'; distributed=False"):
+        train(PIXELS, **arguments)
+    assert len(train(PIXELS, **arguments, distributed=False).history) == 1
+    monkeypatch.setenv("WORLD_SIZE", " ")  # a launcher of another kind
+    assert len(train(PIXELS, **arguments).history) == 1
+
+
+def test_a_process_that_waits_for_others_says_so(monkeypatch):
+    """After a while, if that is shown."""
+    told = []
+    monkeypatch.setattr(ranks_module, "SECONDS_UNTOLD", 0.01)
+    with ranks_module._waiting(told.append):
+        time.sleep(0.5)
+    assert len(told) == 1
+    assert "waiting for the other processes" in told[0]
+    with ranks_module._waiting(told.append):
+        pass
+    assert len(told) == 1
 
 
 def test_one_process_of_a_launcher_is_alone(monkeypatch):

@@ -182,6 +182,14 @@ is; the same command with --resume goes on.""",
         type=_compile,
         metavar="WORD",
     )
+    _option(
+        run.add_argument,
+        "--distributed",
+        "whether processes that torchrun starts train one model together: auto, or none, each its own "
+        "(default: auto)",
+        type=_distributed,
+        metavar="WORD",
+    )
     _option(run.add_argument, "--workers", "processes that read images (default: 0)", type=int)
     _option(
         run.add_argument,
@@ -373,6 +381,12 @@ def _word_or_number(text: str) -> str | float:
 def _compile(text: str) -> str | bool:
     if text not in {"auto", "graph", "inductor", "none"}:
         raise ArgumentTypeError(f"expected auto, graph, inductor or none, got {text!r}")
+    return text != "none" and text
+
+
+def _distributed(text: str) -> str | bool:
+    if text not in {"auto", "none"}:
+        raise ArgumentTypeError(f"expected auto or none, got {text!r}")
     return text != "none" and text
 
 

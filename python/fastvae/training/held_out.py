@@ -47,7 +47,8 @@ def evaluate_on(
             sums.take_in(part)
     else:
         sums.add(model, _batches(model, data, settings, device, seed), key)
-    values = sums.means()
+    # What picks its own rows may do so by other numbers in each process.
+    values = ranks.gather(sums.means())[0]
     if num_samples:
         estimates = log_likelihood_on(model, data, settings, device, seed=seed, num_samples=num_samples)
         values["log_likelihood"] = estimates.mean().item()

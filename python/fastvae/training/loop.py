@@ -106,8 +106,8 @@ def fit(
                 seed_generators(_modules_seed(settings, epoch, ranks), device)
                 for size in steps.epoch(epoch, _batches(data, settings, epoch, device, ranks)):
                     progress.advance(size, f"{epoch}/{settings.epochs}", totals.read)
-                ranks.give_buffers(model)
-                ranks.check_alike(trained, f"after epoch {epoch}")
+                ranks.give_kept(model)
+                ranks.check_same(trained, f"after epoch {epoch}")
                 record = _record(epoch, totals, steps.weight, started, ranks)
                 report_skipped(
                     record, totals.steps, history, model=model, data=data, settings=settings, device=device

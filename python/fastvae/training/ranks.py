@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from fastvae import errors
 
-__all__ = ["ALONE", "Distributed", "Ranks", "Share", "check_distributed", "is_first", "joined"]
+__all__ = ["ALONE", "Distributed", "Ranks", "Share", "check_distributed", "is_first", "joined", "local_rank"]
 
 Distributed: TypeAlias = Literal["auto", False]
 T = TypeVar("T")
@@ -25,8 +27,11 @@ T = TypeVar("T")
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, and whatever starts processes as it does, tells each of them."""
 
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers of so many bytes; their sums are int64."""
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+"""Integers of so many bytes; of more it is ``int64``. Their sums are ``int64``."""
+
+SECONDS_UNTOLD = 10.0
+"""What a process waits for the others without a word."""
 
 _joined = itertools.count()
 """Groups so far: each has names of its own in the store, in which those of earlier ones stay."""
@@ -44,7 +49,7 @@ class Share(NamedTuple):
 class Ranks:
     """The processes of one training, and which of them this is.
 
-    Without a process group there is one, and nothing is exchanged.
+    Without a group there is one, and nothing is exchanged.
 
     Parameters
     ----------
@@ -52,6 +57,8 @@ class Ranks:
         Which process this is, from 0, and how many there are.
     device : torch.device
         Where this one trains.
+    group : ProcessGroup, optional
+        Of torch.distributed; by default the one of all processes.
 
     References
     ----------
@@ -59,10 +66,13 @@ class Ranks:
     of shares of a batch, added up, are those of the batch.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, device: torch.device | None = None) -> None:
+    def __init__(
+        self, rank: int = 0, size: int = 1, *, device: torch.device | None = None, group: Any = None
+    ) -> None:
         self.rank = rank
         self.size = size
         self._device = device or torch.device("cpu")
+        self._group = group
 
     @property
     def first(self) -> bool:
@@ -82,8 +92,14 @@ class Ranks:
             yield
 
     def share(self, samples: int) -> Share:
-        """Give this process's rows of a batch of so many samples: neighbours, about as many in each."""
-        start, stop = (samples * rank // self.size for rank in (self.rank, self.rank + 1))
+        """Give this process's rows of a batch of so many samples: neighbours, about as many in each.
+
+        No process has more of a smaller batch: the last ones have what is left.
+        """
+        each, left = divmod(samples, self.size)
+        start, stop = (
+            number * each + max(number - (self.size - left), 0) for number in (self.rank, self.rank + 1)
+        )
         return Share(start, stop, samples)
 
     def order(self, order: Tensor, batch_size: int) -> Tensor:
@@ -98,14 +114,14 @@ class Ranks:
     def add_up(self, tensor: Tensor) -> None:
         """Put the sum over all processes in place of a contiguous tensor: the same bits in each."""
         if self.size > 1:
-            self._exchange(lambda: dist.all_reduce(tensor))
+            self._exchange(lambda: dist.all_reduce(tensor, group=self._group))
 
     def gather(self, value: T) -> list[T]:
         """Give the values of all processes, small ones, in their order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        self._exchange(lambda: dist.all_gather_object(values, value))
+        self._exchange(lambda: dist.all_gather_object(values, value, group=self._group))
         return values
 
     def gather_numbers(self, numbers: Tensor) -> Tensor:
@@ -114,7 +130,7 @@ class Ranks:
             return numbers.cpu().unsqueeze(0)
         own = numbers.to(self._device).contiguous()
         all_of_them = [torch.empty_like(own) for _ in range(self.size)]
-        self._exchange(lambda: dist.all_gather(all_of_them, own))
+        self._exchange(lambda: dist.all_gather(all_of_them, own, group=self._group))
         return torch.stack(all_of_them).cpu()
 
     @contextmanager
@@ -141,38 +157,47 @@ class Ranks:
             if text is not None:
                 raise RuntimeError(f"process {rank} of {self.size} did not get as far as this one: {text}")
 
-    def give_state(self, model: nn.Module) -> None:
-        """Give a model the parameters and buffers that the first process has.
+    def give_model(self, model: nn.Module) -> None:
+        """Give a model what the one of the first process keeps: parameters, buffers and extra state.
 
         Raises
         ------
         ValueError
-            If it has others there.
+            If it is another model there.
         """
         if self.size == 1:
             return
+        self._check_alike(
+            [(name, type(module).__qualname__) for name, module in model.named_modules()], "modules"
+        )
         tensors = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
-        first, *others = self.gather({name: _kind(tensor) for name, tensor in tensors.items()})
-        for rank, kinds in enumerate(others, 1):
-            if list(kinds.items()) != list(first.items()):
-                names = [name for name in first | kinds if first.get(name) != kinds.get(name)]
-                pairs = [f"{name}: {first.get(name, 'none')} and {kinds.get(name, 'none')}" for name in names]
-                raise ValueError(
-                    "all processes of a training must have the same modules, but process 0 and process "
-                    f"{rank} have {'; '.join(pairs[:5]) or 'their parameters in another order'}"
-                )
-        self._broadcast(list(tensors.values()))
+        self._give(tensors, "parameters and buffers")
+        self._give_extra_state(model)
 
-    def give_buffers(self, model: nn.Module) -> None:
-        """Give a model the buffers that the first process has, such as running statistics."""
-        if self.size > 1:
-            self._broadcast(list(model.buffers()))
+    def give_kept(self, model: nn.Module) -> None:
+        """Give a model what the first process keeps beside the parameters, such as running statistics.
 
-    def check_alike(self, parameters: Sequence[Tensor], when: str) -> None:
+        Raises
+        ------
+        ValueError
+            If that has other types or shapes there.
+        """
+        if self.size == 1:
+            return
+        kept = model.state_dict(keep_vars=True)
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+        if buffers:
+            self._give(buffers, "buffers, of which those that depend on the batch are persistent=False")
+        self._give_extra_state(model)
+
+    def check_same(self, parameters: Sequence[Tensor], when: str) -> None:
         """Raise a ``RuntimeError`` unless parameters have the same bits in all processes."""
         if self.size == 1 or not parameters:
             return
-        sums = [each.detach().contiguous().view(BITS[each.element_size()]).sum() for each in parameters]
+        sums = [
+            each.detach().reshape(-1).view(BITS.get(each.element_size(), torch.int64)).sum()
+            for each in parameters
+        ]
         digests = self.gather_numbers(torch.stack(sums))
         if not (digests == digests[0]).all():
             apart = [rank for rank, digest in enumerate(digests) if not digest.equal(digests[0])]
@@ -181,13 +206,57 @@ class Ranks:
                 "training changes them, or the processors do not compute alike"
             )
 
-    def _broadcast(self, tensors: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for tensor in tensors:
-                sent = tensor.detach().contiguous()
-                self._exchange(lambda sent=sent: dist.broadcast(sent, 0))  # type: ignore[misc]
-                if sent.data_ptr() != tensor.data_ptr():
-                    tensor.copy_(sent)
+    def _check_alike(self, described: Sequence[tuple[str, str]], what: str) -> None:
+        """Raise unless processes describe what they have by the same names and words, in one order."""
+        first, *others = self.gather(list(described))
+        for rank, other in enumerate(others, 1):
+            if other == first:
+                continue
+            one, two = dict(first), dict(other)
+            pairs = [
+                f"{name or 'the model'}: {one.get(name, 'none')} and {two.get(name, 'none')}"
+                for name in one | two
+                if one.get(name) != two.get(name)
+            ]
+            raise ValueError(
+                f"all processes of a training must have the same {what}, but process 0 and process {rank} "
+                f"have {'; '.join(pairs[:5]) or 'them in another order'}"
+            )
+
+    def _give(self, tensors: Mapping[str, Tensor], what: str) -> None:
+        """Give tensors the values of the first process."""
+        self._check_alike([(name, _kind(tensor)) for name, tensor in tensors.items()], what)
+        for tensor in tensors.values():
+            if not tensor.numel() or tensor.layout is not torch.strided:
+                continue
+            own = tensor.detach().resolve_conj().resolve_neg().contiguous()
+            # As bytes: not every type can be sent.
+            sent = own.reshape(-1).view(torch.uint8).to(self._device, copy=True)
+            self._exchange(lambda sent=sent: dist.broadcast(sent, 0, group=self._group))  # type: ignore[misc]
+            if not torch.equal(sent, own.reshape(-1).view(torch.uint8).to(sent.device)):
+                with torch.no_grad():
+                    given = sent.to(tensor.device).view(tensor.dtype).view(tensor.shape)
+                    if any(
+                        step == 0 < size - 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
+                    ):
+                        tensor.data = given  # an expanded one cannot be written to
+                    else:
+                        tensor.copy_(given)
+
+    def _give_extra_state(self, model: nn.Module) -> None:
+        """Give modules that have a state beside tensors that of the first process."""
+        having = {
+            name: module
+            for name, module in model.named_modules()
+            if type(module).get_extra_state is not nn.Module.get_extra_state
+        }
+        if not having:
+            return
+        own = {name: module.get_extra_state() for name, module in having.items()}
+        first = self.gather(own)[0]
+        for name, module in having.items():
+            if pickle.dumps(own[name]) != pickle.dumps(first[name]):
+                module.set_extra_state(first[name])
 
     def _exchange(self, collective: Callable[[], object]) -> None:
         try:
@@ -198,6 +267,10 @@ class Ranks:
                 "have ended, and tell why"
             )
             raise
+
+    def leave(self) -> None:
+        """Let go of the group, whose connections end with it."""
+        self._group = None
 
 
 def _kind(tensor: Tensor) -> str:
@@ -222,24 +295,30 @@ def is_first() -> bool:
     """Whether this process is alone, or the first of several."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
-    return not _is_launched() or os.environ["RANK"] == "0"
+    try:
+        launched = _launched()
+    except ValueError:
+        return True
+    return launched is None or launched[0] == 0
 
 
 def local_rank() -> int | None:
-    """Which of the processes on this machine this is, where there are several and they were told."""
-    several = dist.is_available() and (
-        (dist.is_initialized() and dist.get_world_size() > 1) or _is_launched()
-    )
-    number = os.environ.get("LOCAL_RANK")
-    return int(number) if several and number is not None else None
+    """Which of the processes on this machine this is, where there are several and it was told."""
+    number, size = (os.environ.get(name, "").strip() for name in ("LOCAL_RANK", "WORLD_SIZE"))
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not number.isdecimal() or not (several or (size.isdecimal() and int(size) > 1)):
+        return None
+    return int(number)
 
 
 @contextmanager
-def joined(distributed: Distributed, device: torch.device) -> Iterator[Ranks]:
-    """A block in which the processes of a training are a group.
+def joined(
+    distributed: Distributed, device: torch.device, say: Callable[[str], None] | None = None
+) -> Iterator[Ranks]:
+    """A block in which the processes of a training are a group, which ends with it.
 
-    That is the default group of torch.distributed where there is one; else one for the block, where a
-    launcher told this process of others.
+    They are those of the default group of torch.distributed where there is one, else those that a launcher
+    told this process of.
 
     Parameters
     ----------
@@ -247,32 +326,86 @@ def joined(distributed: Distributed, device: torch.device) -> Iterator[Ranks]:
         False: the process is alone.
     device : torch.device
         Where this process trains.
+    say : callable, optional
+        Gets a line if the others keep this process waiting.
 
     Raises
     ------
     ValueError
-        For a device that processes cannot exchange from, or one that two of them have.
+        For a device that processes cannot exchange from, one that two of them have, or a launcher that makes
+        no sense.
     """
     available = distributed is not False and dist.is_available()
     initialized = available and dist.is_initialized()
-    if not (dist.get_world_size() > 1 if initialized else available and _is_launched()):
+    launched = _launched() if available and not initialized else None
+    if not (launched or (initialized and dist.get_world_size() > 1)):
         yield ALONE
         return
     if device.type not in {"cpu", "cuda"}:
         raise ValueError(f'processes train together on "cpu" or "cuda", not on {device.type}')
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with ExitStack() as stack:
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))  # where exchanged objects are
-        if not initialized:
-            _initialize(device)
-            stack.callback(dist.destroy_process_group)
-        ranks = Ranks(dist.get_rank(), dist.get_world_size(), device=device)
-        _check_devices(ranks, device)
+        with _waiting(say):
+            if initialized:
+                # A group of our own: what is left of a training that failed in one process meets no other.
+                group = dist.new_group(backend=backend)
+                stack.callback(_destroy, group)
+            else:
+                group = None
+                stack.callback(setattr, sys, "excepthook", sys.excepthook)  # of which torch makes its own
+                _initialize(backend)
+                stack.callback(dist.destroy_process_group)
+            ranks = Ranks(dist.get_rank(), dist.get_world_size(), device=device, group=group)
+            del group
+            stack.callback(ranks.leave)
+            _check_devices(ranks, device)
         yield ranks
 
 
-def _is_launched() -> bool:
-    return all(os.environ.get(name) for name in LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1
+def _launched() -> tuple[int, int] | None:
+    """The rank of this process and their number, if a launcher started several.
+
+    Raises
+    ------
+    ValueError
+        For numbers that are none.
+    """
+    told = {name: os.environ.get(name, "").strip() for name in LAUNCHED}
+    if not all(told.values()):
+        return None
+    try:
+        rank, size = int(told["RANK"]), int(told["WORLD_SIZE"])
+    except ValueError:
+        rank, size = 0, 0
+    if size < 1 or not 0 <= rank < size:
+        raise ValueError(
+            "the environment speaks of processes that train together, but RANK is "
+            f"{told['RANK']!r} and WORLD_SIZE {told['WORLD_SIZE']!r}; distributed=False trains in this one "
+            "alone"
+        )
+    return (rank, size) if size > 1 else None
+
+
+@contextmanager
+def _waiting(say: Callable[[str], None] | None) -> Iterator[None]:
+    """A block that waits for other processes; if that takes long, a line says so."""
+
+    def tell() -> None:
+        if say is not None:
+            say(
+                "waiting for the other processes that torchrun, or the environment (RANK, WORLD_SIZE), "
+                "speaks of: all must call fastvae.train; distributed=False trains in this one alone"
+            )
+
+    timer = threading.Timer(SECONDS_UNTOLD, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @cache
@@ -287,18 +420,16 @@ def _rendezvous(*launched: str) -> tuple[Any, int, int]:
     return store
 
 
-def _initialize(device: torch.device) -> None:
+def _initialize(backend: str) -> None:
     untyped: Any = dist
     store, rank, size = _rendezvous(*(os.environ[name] for name in LAUNCHED))
-    number, hook = next(_joined), sys.excepthook
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=untyped.PrefixStore(f"fastvae/{number}", store),
-        rank=rank,
-        world_size=size,
-    )
-    if number:  # each time torch has errors begin with the rank once more
-        sys.excepthook = hook
+    store = untyped.PrefixStore(f"fastvae/{next(_joined)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+
+
+def _destroy(group: Any) -> None:
+    if dist.is_initialized():  # or the user has ended all groups meanwhile
+        dist.destroy_process_group(group)
 
 
 def _check_devices(ranks: Ranks, device: torch.device) -> None:

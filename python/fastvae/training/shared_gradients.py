@@ -78,7 +78,7 @@ class SharedGradients:
             if gradient is None:
                 view.zero_()
             else:
-                view.copy_(gradient)
+                view.copy_(gradient.to_dense() if gradient.layout is not torch.strided else gradient)
         for flat in self._flat.values():
             self._ranks.add_up(flat)
         if not all(there):  # a wait for the device, by those alone that do not know

@@ -86,6 +86,7 @@ class Step:
         )
         self._free_bits = settings.free_bits
         self._batch_norms = _batch_norms(model)
+        self._synchronized = [each for each in self._batch_norms if isinstance(each, nn.SyncBatchNorm)]
         self._terms = _terms(model, settings, device)
         # A seed is the same for every code that draws by it: compiled dropout draws what eager dropout does.
         self._compiled = (
@@ -154,10 +155,10 @@ class Step:
                     skipped = adam.step(looked_at, gradients, finite=finite, kept=True)
                 return Terms(terms.recon, terms.kl), skipped
         if self._compiled is None or self._compiled_size not in {None, len(x)}:
-            with _safe_for_one(self._batch_norms, len(x)):
+            with self._safe_for_one(share):
                 terms = self._terms(x, seed, share.start)
         else:
-            terms = self._run_compiled(self._compiled, x, seed, share.start)
+            terms = self._run_compiled(self._compiled, x, seed, share)
         recon, kl = trained_on(terms)
         if slopes is None or recon.dtype is not slopes[0].dtype or kl.dtype is not slopes[1].dtype:
             slopes = loss_slopes(recon, kl, weight, share.samples)
@@ -174,22 +175,31 @@ class Step:
             self._kept = {(len(recon), samples, weight): loss_slopes(recon, kl, weight, samples)}
         return self._kept[len(recon), samples, weight]
 
-    def _run_compiled(
-        self, compiled: _Terms, x: Tensor, seed: _Seed, row_offset: int
-    ) -> Terms | FlooredTerms:
+    def _run_compiled(self, compiled: _Terms, x: Tensor, seed: _Seed, share: Share) -> Terms | FlooredTerms:
         # A number would be compiled in, and the next step compiled again.
         if isinstance(seed, int):
             seed = torch.full((), seed, device=self._device)
         first, self._compiled_size = self._compiled_size is None, len(x)
         try:
-            with _safe_for_one(self._batch_norms, len(x)):
-                return compiled(x, seed, row_offset)
+            with self._safe_for_one(share):
+                return compiled(x, seed, share.start)
         except Exception as error:
             if first:
                 error.add_note(
                     'compile="inductor" compiles the step by torch.compile; compile=False does not'
                 )
             raise
+
+    def _safe_for_one(self, share: Share) -> AbstractContextManager[None]:
+        """Let a batch of one pass batch normalisation, which has no variance to divide by.
+
+        Where processes have it look at the whole batch, all of them have to go one way.
+        """
+        if share.samples == 1:
+            return _eval_mode(self._batch_norms)
+        if share.stop - share.start == 1:
+            return _eval_mode([each for each in self._batch_norms if each not in self._synchronized])
+        return nullcontext()
 
 
 def trained_on(terms: Terms | FlooredTerms) -> tuple[Tensor, Tensor]:
@@ -360,7 +370,16 @@ def check_batches(model: nn.Module, data: Data, batch_size: int, ranks: Ranks = 
     ValueError
         It would pass all of them as one alone passes, and learn no statistics.
     """
-    if not _batch_norms(model):
+    batch_norms = _batch_norms(model)
+    if not batch_norms:
+        return
+    rest = len(data) % batch_size
+    if any(isinstance(each, nn.SyncBatchNorm) for each in batch_norms) and 0 < rest < ranks.size:
+        raise ValueError(
+            f"SyncBatchNorm waits for all {ranks.size} processes, and the last batch of an epoch has {rest} "
+            f"of {len(data)} samples: take another batch_size than {batch_size}"
+        )
+    if ranks.size > 1 and all(isinstance(each, nn.SyncBatchNorm) for each in batch_norms):
         return
     several, least = f" for each of the {ranks.size} processes" if ranks.size > 1 else "", 2 * ranks.size
     if data.batch_count(batch_size) == len(data) or (several and min(batch_size, len(data)) < least):
@@ -373,11 +392,6 @@ def check_batches(model: nn.Module, data: Data, batch_size: int, ranks: Ranks = 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-def _safe_for_one(batch_norms: Sequence[nn.Module], size: int) -> AbstractContextManager[None]:
-    """Let a last batch of one pass batch normalisation, which has no variance to divide by."""
-    return _eval_mode(batch_norms) if size == 1 and batch_norms else nullcontext()
 
 
 @contextmanager

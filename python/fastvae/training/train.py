@@ -28,7 +28,7 @@ from fastvae.training.history import Record
 from fastvae.training.loop import fit
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, repeatable
-from fastvae.training.ranks import Distributed, Ranks, check_distributed, joined
+from fastvae.training.ranks import Distributed, Ranks, check_distributed, is_first, joined
 from fastvae.training.result import TrainedVAE
 from fastvae.training.resumption import TrainingState, check_given_alike, fingerprint
 from fastvae.training.run_folder import RunFolder
@@ -142,8 +142,9 @@ def train(
         the noise are those of one process, and results differ by rounding. On CUDA each takes the device of
         its number. Only the first shows progress, warns, and writes ``output_dir``; to resume, all must see
         that folder. Batch normalisation looks at a share, and its running statistics are those of the first
-        process; dropout depends on the number of processes. A DataLoader, which picks its own rows, and
-        ``compile="graph"`` are for one process. False: a training of its own in each.
+        process; dropout depends on the number of processes, and hooks see the gradients of a share. A
+        DataLoader, which picks its own rows, and ``compile="graph"`` are for one process. False: a training
+        of its own in each.
     precision : {"float32", "bfloat16"}
         Of the networks in training: bfloat16 by ``torch.autocast``, with weights, KL, likelihood and the
         arithmetic of the latent in float32. Evaluation, and the trained model, are in float32.
@@ -245,7 +246,9 @@ def train(
     chosen_device = choose_device(device)
     check_compile(compile, chosen_device)
 
-    with joined(distributed, chosen_device) as ranks, ranks.warned_once():
+    bar = Progress(show=progress and (distributed is False or is_first()))
+    waiting = Progress(show=progress).say
+    with joined(distributed, chosen_device, waiting) as ranks, ranks.warned_once():
         with ranks.together():
             # Where there are several processes, those that write nothing may have no such folder.
             folder = RunFolder(output_dir) if output_dir is not None and (ranks.first or resume) else None
@@ -293,7 +296,6 @@ def train(
                 ranks,
             )
         check_given_alike(ranks, config, fingerprints, start)
-        bar = Progress(show=progress and ranks.first)
         bar.say(_announcement(config, choice.reason))
         bar.say(_means(training, settings, chosen_device, compilation, ranks))
         if folder and not resume and (replaced := folder.holds()):
@@ -324,10 +326,11 @@ def train(
                         start.check_fits(vae, generators, folder.path)
                         start.give_to(vae, generators)
                         start.model.clear()  # a large model has no room for two
-            ranks.give_state(vae)
+            ranks.give_model(vae)
             written = folder if ranks.first else None
-            if written:
-                written.start()
+            with ranks.together():
+                if written:
+                    written.start()
 
             so_far = list(start.history) if start else []
 
