@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fastvae.data import datasets
 from fastvae.errors import NonFiniteWarning
@@ -437,9 +437,14 @@ def own_group(rank: int, folder: Path) -> Any:
     """A group that is there is used, and left."""
 
     def work() -> Any:
-        result = told(run())
         several = "WORLD_SIZE" in os.environ
-        return result | {"left": not several or torch.distributed.is_initialized()}
+        result = told(run(distributed=True if several else "auto"))
+        if not several:
+            return result
+        modules = own(0)
+        modules["encoder"] = nn.parallel.DistributedDataParallel(modules["encoder"])
+        wrapped = refused(lambda: of_own(modules))
+        return result | {"left": torch.distributed.is_initialized(), "wrapped": wrapped}
 
     return torch_group(work)
 
@@ -514,7 +519,36 @@ def read_as_needed(rank: int, folder: Path) -> Any:
         result = told(run(data, likelihood="bernoulli", validation=None, epochs=1))
     finally:
         datasets.RESIDENT_BYTES = limit
-    return result | {"read": read[-SAMPLES:]}
+    return result | {"read": read}
+
+
+class Generated(Dataset):
+    """Samples that are made when they are asked for, by a function of their number."""
+
+    def __init__(self, make: Callable[[int], np.ndarray]) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, row: int) -> Any:
+        return torch.from_numpy(self.make(row))
+
+
+def not_kept(make: Callable[[int], np.ndarray]) -> TrainedVAE:
+    """Train on such samples."""
+    limit, datasets.RESIDENT_BYTES = datasets.RESIDENT_BYTES, 0
+    try:
+        return run(Generated(make), validation=None, epochs=1)
+    finally:
+        datasets.RESIDENT_BYTES = limit
+
+
+@case
+def augmented(rank: int, folder: Path) -> Any:
+    """Samples that are other ones each time, of which nothing is compared."""
+    made = not_kept(lambda row: PIXELS[row] | np.frombuffer(os.urandom(36), np.uint8).reshape(6, 6) & 1)
+    return told(made)
 
 
 @case
@@ -542,6 +576,8 @@ def refusals(rank: int, folder: Path) -> Any:
         "norm": refused(lambda: of_own(own(0, nn.BatchNorm1d(8)), batch_size=3)),
         "seed": refused(lambda: run(seed=rank)),
         "shards": refused(lambda: run(PIXELS[rank * 50 : rank * 50 + 50])),
+        "large shards": refused(lambda: not_kept(lambda row: PIXELS[(row + rank) % SAMPLES])),
+        "beta": refused(lambda: run(beta=1.0 + rank)),
         "lengths": refused(lambda: run(PIXELS[: 50 + rank])),
         "missing": refused(lambda: run(folder / "missing.npy" if rank == 1 else PIXELS)),
         "modules": refused(

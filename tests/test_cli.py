@@ -153,6 +153,7 @@ def test_it_is_a_module_too():
         (["train", "digits", "--beta", "-1"], "beta"),
         (["train", "digits", "--warmup", "5"], "warmup must lie between 0 and 1"),
         (["train", "digits", "--device", "abacus"], "abacus"),
+        (["train", "digits", "--distributed", "maybe"], "argument --distributed: expected auto or none"),
         (["train", "digits", "--workers", "-1"], "workers"),
         (["train", "digits", "--validation", "nowhere.npy"], "nowhere.npy"),
         (
@@ -279,6 +280,19 @@ def assert_kept(folder):
     assert result.interrupted
     assert [record["epoch"] for record in result.history] == [1, 2]
     assert result.sample(1).isfinite().all()
+
+
+def test_what_is_noted_of_an_error_is_said(tmp_path, monkeypatch, capsys):
+    """Such as how to go on with the run."""
+
+    def broken(*_):
+        error = RuntimeError("the connection was lost")
+        error.add_note("the others may tell why")
+        raise error
+
+    monkeypatch.setattr(loop, "_batches", broken)
+    assert main(["train", "digits", "-o", str(tmp_path / "run"), "--epochs", "1", "--no-progress"]) == 1
+    assert capsys.readouterr().err == "error: the connection was lost\nthe others may tell why\n"
 
 
 @pytest.mark.usefixtures("_no_pictures")

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +23,7 @@ from torch import nn
 import rank_cases
 from fastvae import functional, noise
 from fastvae.data import open_data
+from fastvae.data.base import Summary
 from fastvae.evaluation import evaluate
 from fastvae.evaluation.evaluate import EvaluationSums
 from fastvae.models import ModelSpec, Terms, build_model
@@ -32,9 +34,11 @@ from fastvae.training.config import Settings
 from fastvae.training.dense import DensePass
 from fastvae.training.device import choose_device
 from fastvae.training.history import EpochTotals
+from fastvae.training.interrupts import AsCtrlC, deadly
 from fastvae.training.loop import _batches
 from fastvae.training.randomness import Stream, derive
 from fastvae.training.ranks import Ranks
+from fastvae.training.resumption import SAMPLED_ROWS
 from fastvae.training.shared_gradients import SharedGradients
 from fastvae.training.step import Step
 from rank_cases import CASES, ONE_STEP, PIXELS, SAMPLES, WHOLE
@@ -197,6 +201,14 @@ def test_a_process_reads_its_own_share_of_a_data_set(together):
     read = [of_one["read"] for of_one in together["read_as_needed"]]
     own = [rows[-per_epoch:] for rows, per_epoch in zip(read, rows_of_each(len(read)), strict=True)]
     assert sorted(row for rows in own for row in rows) == list(range(SAMPLES))
+    for rows in read:
+        # Its share of a look at all, and of the epoch; and what a data set and a network are looked at by.
+        assert len(rows) <= 2 * (SAMPLES // len(read) + SAMPLES // 20 + 1) + 2 * SAMPLED_ROWS + 5
+
+
+def test_samples_that_are_drawn_anew_are_not_compared(together):
+    for of_one in together["augmented"]:
+        assert len(of_one["history"]) == 1
 
 
 def rows_of_each(size):
@@ -285,7 +297,9 @@ def test_a_run_is_resumed_by_another_number_of_processes(together, alone):
 
 
 def test_a_group_of_the_users_own_is_left(together):
-    assert all(of_one["left"] for of_one in together["own_group"])
+    for of_one in together["own_group"]:
+        assert of_one["left"]
+        assert "TypeError: the encoder is in DistributedDataParallel" in of_one["wrapped"]
 
 
 def test_without_sharing_each_process_trains_by_itself(together):
@@ -300,7 +314,9 @@ REFUSED = {
     "few samples": "ValueError: .* batch_size is 20, and there are 1 samples",
     "norm": "ValueError: batch normalisation .* batch_size of at least [46]",
     "seed": "ValueError: .* seed 0 in process 0 and 1 in process 1.* distributed=False",
-    "shards": "ValueError: .* not what process 1 has. Each needs the whole data",
+    "shards": "ValueError: .* process 1 has data with other values than process 0. Each needs the whole",
+    "large shards": "ValueError: process 1 reads other samples than process 0. Each needs the whole data",
+    "beta": "ValueError: (?!.*whole data).* beta 1.0 in process 0 and 2.0 in process 1; distributed=False",
     "lengths": "ValueError: .* samples to train on 45 in process 0 and 46 in process 1",
     "order": "ValueError: .* buffers, but process 0 and process 1 have them in another order",
     "activation": "ValueError: .* have encoder.2: ReLU and Tanh",
@@ -353,6 +369,46 @@ def test_torchrun_trains_on_the_command_line(tmp_path):
     kept = load(tmp_path / "runs/digits")
     expected = train("digits", epochs=2, progress=False, device="cpu")
     assert_close(rank_cases.told(kept)["history"], rank_cases.told(expected)["history"])
+
+
+RESTARTED = """
+import os
+import numpy as np
+import fastvae
+from fastvae.training import loop
+
+record = loop._record
+
+def cut(epoch, *args, **kwargs):
+    if epoch == 3 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "0":
+        os._exit(9)
+    return record(epoch, *args, **kwargs)
+
+loop._record = cut
+x = np.random.default_rng(0).random((64, 100), dtype=np.float32)
+result = fastvae.train(
+    x, epochs=4, batch_size=32, device="cpu", validation=None, progress=False, output_dir="run", resume=True
+)
+"""
+
+
+def test_torchrun_begins_anew_where_a_process_ends(tmp_path):
+    """In the same store, where the addresses of the first ones are."""
+    (tmp_path / "script.py").write_text(RESTARTED)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "--max-restarts", "1", "--monitor-interval", "0.1", "script.py",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(load(tmp_path / "run").history) == 4
 
 
 WAITING = """
@@ -588,7 +644,7 @@ def test_a_graph_is_for_one_process():
     assert choose_compilation("inductor", cuda, SPEC, 1000, Ranks(0, 2)).kind == "inductor"
 
 
-@pytest.mark.parametrize("wrong", [True, 0, None, "torchrun", 2])
+@pytest.mark.parametrize("wrong", [0, 1, None, "torchrun"])
 def test_what_says_nothing_of_sharing_is_refused(wrong):
     with pytest.raises(ValueError, match='distributed must be "auto"'):
         train("digits", distributed=wrong)
@@ -645,6 +701,47 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch):
     with ranks_module._waiting(told.append):
         pass
     assert len(told) == 1
+
+
+def test_a_signal_ends_a_process_that_waits_for_others():
+    """SIGTERM of the command line, whose handler in Python is not called there; nobody else's is touched."""
+    before = signal.getsignal(signal.SIGTERM)
+    own = AsCtrlC()
+    try:
+        signal.signal(signal.SIGTERM, own)
+        with deadly():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is own
+        signal.signal(signal.SIGTERM, print)
+        with deadly():
+            assert signal.getsignal(signal.SIGTERM) is print
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_several_processes_can_be_asked_for():
+    with pytest.raises(ValueError, match="distributed=True is for several processes"):
+        train(PIXELS, distributed=True)
+
+
+@pytest.mark.parametrize("bad", [(), (3,), (0, 4, 5, 9, 11, 12, 16)])
+def test_a_look_at_parts_tells_of_the_whole(bad):
+    x = np.random.default_rng(3).normal(size=(17, 4)).astype(np.float32)
+    x[list(bad), 2] = np.nan
+    data = open_data(x)
+    ranges = [(0, 0), (0, 6), (6, 17)]
+    parts = [data.summarize(torch.arange(start, stop)) for start, stop in ranges]
+    merged, whole = Summary.of(parts), data.summarize(None)
+    names = ["samples", "bad_count", "bad_rows"] + ([] if bad else ["low", "high", "binary"])
+    for name in names:
+        assert getattr(merged, name) == getattr(whole, name), name
+    assert torch.equal(merged.bad_features, whole.bad_features)
+    data.know(merged)
+    if bad:
+        with pytest.raises(ValueError, match=f"{len(bad)} of 17 samples"):
+            data.value_range()
+    else:
+        assert data.value_range() == (x.min(), x.max())
 
 
 def test_one_process_of_a_launcher_is_alone(monkeypatch):

@@ -20,6 +20,7 @@ from fastvae.models import Gaussian
 from fastvae.training import load, loop, native_adam, resumption, train, weights
 from fastvae.training.progress import Progress
 from fastvae.training.resumption import STATE, fingerprint
+from fastvae.training.run_folder import RunFolder
 from test_device_training import PIXELS, TABLE, TIMED, assert_same_run, recorders
 
 __all__ = ["recorders"]  # a fixture
@@ -792,3 +793,20 @@ def test_a_fingerprint_of_large_data_is_of_rows_spread_over_it(monkeypatch):
         other = values.copy()
         other[row] += 1
         assert (fingerprint(open_data(other)) == digest) is same
+
+
+def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
+    """Of another one, in this process or not, the files would be mixed."""
+    if sys.platform == "win32":
+        pytest.skip("no locks of folders")
+    other = RunFolder(tmp_path / "run")
+    other.start()
+    with pytest.raises(ValueError, match=r"another training writes to .*run just now"):
+        run(output_dir=tmp_path / "run")
+    other.close()
+    assert len(run(output_dir=tmp_path / "run").history) == 4
+    monkeypatch.setattr(Progress, "advance", failing_with(CutError))
+    with pytest.raises(CutError):
+        run(output_dir=tmp_path / "run")
+    monkeypatch.undo()
+    assert len(run(output_dir=tmp_path / "run").history) == 4

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*_USERS_MISTAKE, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         if options.traceback:
             raise
-        _say(f"error: {_text(error)}")
+        _say("\n".join([f"error: {_text(error)}", *getattr(error, "__notes__", [])]))
         return WRONG_USE if isinstance(error, _USERS_MISTAKE) else FAILED
 
 

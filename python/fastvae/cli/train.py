@@ -9,10 +9,10 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from fastvae.cli.codes import INTERRUPTED, OK
 from fastvae.training import train
+from fastvae.training.interrupts import AsCtrlC
 from fastvae.training.ranks import is_first
 
 _NOT_FOR_TRAIN = {"command", "traceback", "known_options", "data", "output_dir"}
@@ -34,16 +34,11 @@ def run(options: Namespace) -> int:
 @contextmanager
 def _as_ctrl_c(number: signal.Signals) -> Iterator[None]:
     """Let a signal, as a scheduler or a container sends it, end the training with what there is."""
-
-    def end(_: int, _frame: FrameType | None) -> None:
-        # Not Ctrl-C itself, which is ignored in the background of a shell.
-        raise KeyboardInterrupt
-
     before = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
         yield
         return
-    signal.signal(number, end)
+    signal.signal(number, AsCtrlC())
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -229,13 +229,23 @@ class Data(abc.ABC):
         return self._summary.binary
 
     @cached_property
-    def _summary(self) -> _Summary:
+    def _summary(self) -> Summary:
         """What one pass over all samples tells; made when first asked for."""
+        return self.summarize(None)
+
+    def know(self, summary: Summary) -> None:
+        """Take what a pass over all samples tells from somebody who made it."""
+        self.__dict__["_summary"] = summary
+
+    def summarize(self, order: Tensor | None) -> Summary:
+        """Look at all samples, or at those of some rows."""
         low, high, binary = math.inf, -math.inf, True
         samples = batches = 0
         bad_count, bad_rows = 0, list[int]()
         bad_features = torch.zeros(self.shape, dtype=torch.bool, device=CPU)
-        for x, rows in self.batches(scan_batch_size(self.shape), order=None, device=CPU):
+        for x, rows in self.batches(scan_batch_size(self.shape), order=order, device=CPU):
+            if not len(x):
+                continue
             # NaN is the smallest and the largest of what it is among: one pass, where all is well.
             lowest, highest = (float(extreme) for extreme in torch.aminmax(x))
             if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -248,9 +258,9 @@ class Data(abc.ABC):
             binary = binary and bool(((x == 0) | (x == 1)).all())
             samples += len(x)
             batches += 1
-        return _Summary(samples, batches, low, high, binary, bad_count, bad_rows, bad_features)
+        return Summary(samples, batches, low, high, binary, bad_count, bad_rows, bad_features)
 
-    def _explain_bad(self, summary: _Summary) -> str:
+    def _explain_bad(self, summary: Summary) -> str:
         rows = ", ".join(str(row) for row in summary.bad_rows)
         more = ", ..." if summary.bad_count > len(summary.bad_rows) else ""
         text = (
@@ -321,15 +331,33 @@ class Subset(Data):
         )
 
 
-class _Summary(NamedTuple):
+class Summary(NamedTuple):
+    """What a pass over samples tells."""
+
     samples: int
     batches: int
     low: float
     high: float
     binary: bool
     bad_count: int
+    """Samples with numbers that are not finite."""
     bad_rows: list[int]
+    """The first of them."""
     bad_features: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[Summary]) -> Summary:
+        """What passes over neighbouring parts tell of the whole."""
+        return cls(
+            samples=sum(part.samples for part in parts),
+            batches=sum(part.batches for part in parts),
+            low=min(part.low for part in parts),
+            high=max(part.high for part in parts),
+            binary=all(part.binary for part in parts),
+            bad_count=sum(part.bad_count for part in parts),
+            bad_rows=[row for part in parts for row in part.bad_rows][:5],
+            bad_features=torch.stack([part.bad_features for part in parts]).any(0),
+        )
 
 
 def scan_batch_size(shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["uninterrupted"]
+__all__ = ["AsCtrlC", "deadly", "uninterrupted"]
 
 
 @contextmanager
@@ -58,3 +58,30 @@ class _Later:
             self.before(number, frame)
         else:
             self.pressed = True
+
+
+class AsCtrlC:
+    """A handler that ends a training by another signal than that of Ctrl-C."""
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """Raise what Ctrl-C raises."""
+        # Not Ctrl-C itself, which is ignored in the background of a shell.
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def deadly() -> Iterator[None]:
+    """A block before anything is trained, in which the signal of :class:`AsCtrlC` ends the process at once.
+
+    Where a process waits in C++, a handler in Python is not called.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handled = {number: signal.getsignal(number) for number in (signal.SIGTERM,) if main}
+    deadly = {number: handler for number, handler in handled.items() if isinstance(handler, AsCtrlC)}
+    for number in deadly:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in deadly.items():
+            signal.signal(number, handler)

@@ -104,8 +104,9 @@ def fit(
                 for part in frozen:
                     part.eval()
                 seed_generators(_modules_seed(settings, epoch, ranks), device)
+                shown = f"{epoch}/{settings.epochs}{', one share' if ranks.size > 1 else ''}"
                 for size in steps.epoch(epoch, _batches(data, settings, epoch, device, ranks)):
-                    progress.advance(size, f"{epoch}/{settings.epochs}", totals.read)
+                    progress.advance(size, shown, totals.read)
                 ranks.give_kept(model)
                 ranks.check_same(trained, f"after epoch {epoch}")
                 record = _record(epoch, totals, steps.weight, started, ranks)

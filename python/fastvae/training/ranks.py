@@ -16,12 +16,27 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastvae import errors
+from fastvae.data import Data
+from fastvae.data.base import Summary
+from fastvae.training.interrupts import deadly
 
-__all__ = ["ALONE", "Distributed", "Ranks", "Share", "check_distributed", "is_first", "joined", "local_rank"]
+__all__ = [
+    "ALONE",
+    "Distributed",
+    "Ranks",
+    "Share",
+    "check_distributed",
+    "check_modules",
+    "is_first",
+    "joined",
+    "local_rank",
+    "look_through",
+]
 
-Distributed: TypeAlias = Literal["auto", False]
+Distributed: TypeAlias = Literal["auto"] | bool
 T = TypeVar("T")
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -284,11 +299,38 @@ ALONE = Ranks()
 def check_distributed(distributed: Distributed) -> None:
     """Raise a ``ValueError`` for what says neither that processes train together nor that they do not."""
     # Not `in`: 0 is no False here.
-    if distributed is not False and not (isinstance(distributed, str) and distributed == "auto"):
+    if not (isinstance(distributed, bool) or (isinstance(distributed, str) and distributed == "auto")):
         raise ValueError(
-            'distributed must be "auto", for the processes that torchrun starts to train together, or False, '
-            f"for a training of its own in each; got {distributed!r}"
+            'distributed must be "auto", for the processes that torchrun starts to train together, True, if '
+            f"there have to be several, or False, for a training of its own in each; got {distributed!r}"
         )
+
+
+def check_modules(model: nn.Module, ranks: Ranks) -> None:
+    """Raise a ``TypeError`` for modules that exchange gradients themselves, where processes do."""
+    wrapped = [name for name, each in model.named_modules() if isinstance(each, DistributedDataParallel)]
+    if ranks.size > 1 and wrapped:
+        raise TypeError(
+            f"the {wrapped[0]} is in DistributedDataParallel, and fastvae.train exchanges gradients itself: "
+            "give the module in it, its .module"
+        )
+
+
+def look_through(sources: Sequence[Data | None], ranks: Ranks) -> None:
+    """Look at all samples once, each process at its share, of data that does not pick its own rows."""
+    if ranks.size == 1:
+        return
+    several = [data for data in sources if data is not None and data.can_split]
+    shapes = ranks.gather([(len(data), data.shape) for data in several])
+    if any(other != shapes[0] for other in shapes):  # which is told later, by another name
+        return
+    with ranks.together():
+        own = [
+            data.summarize(torch.arange(share.start, share.stop, device="cpu"))
+            for data, share in zip(several, (ranks.share(len(data)) for data in several), strict=True)
+        ]
+    for data, parts in zip(several, zip(*ranks.gather(own), strict=True), strict=True):
+        data.know(Summary.of(parts))
 
 
 def is_first() -> bool:
@@ -322,8 +364,8 @@ def joined(
 
     Parameters
     ----------
-    distributed : {"auto", False}
-        False: the process is alone.
+    distributed : {"auto"} or bool
+        False: the process is alone; True: it must not be.
     device : torch.device
         Where this process trains.
     say : callable, optional
@@ -333,12 +375,17 @@ def joined(
     ------
     ValueError
         For a device that processes cannot exchange from, one that two of them have, or a launcher that makes
-        no sense.
+        no sense; where there is one process and ``distributed`` is True.
     """
     available = distributed is not False and dist.is_available()
     initialized = available and dist.is_initialized()
     launched = _launched() if available and not initialized else None
     if not (launched or (initialized and dist.get_world_size() > 1)):
+        if distributed is True:
+            raise ValueError(
+                "distributed=True is for several processes, and this one was told of no other: start them by "
+                "torchrun --nproc-per-node N script.py"
+            )
         yield ALONE
         return
     if device.type not in {"cpu", "cuda"}:
@@ -403,7 +450,8 @@ def _waiting(say: Callable[[str], None] | None) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
-        yield
+        with deadly():
+            yield
     finally:
         timer.cancel()
 
@@ -423,7 +471,9 @@ def _rendezvous(*launched: str) -> tuple[Any, int, int]:
 def _initialize(backend: str) -> None:
     untyped: Any = dist
     store, rank, size = _rendezvous(*(os.environ[name] for name in LAUNCHED))
-    store = untyped.PrefixStore(f"fastvae/{next(_joined)}", store)
+    # Where torchrun has begun anew, the addresses of those that have ended are in its store.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = untyped.PrefixStore(f"fastvae/{attempt}/{next(_joined)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "STATE",
     "TrainingState",
     "check_given_alike",
+    "check_samples_alike",
     "discard_state_of_another",
     "fingerprint",
     "is_state",
@@ -60,6 +61,11 @@ ARGUMENTS = {
 
 _DAMAGED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 """What may come of metadata that is not as it was written."""
+
+WHOLE = "Each needs the whole data, not a part: it takes its share of every batch itself"
+
+SAMPLED_ROWS = 8
+"""Of data that is read as batches are needed: those by which processes tell whether theirs is the same."""
 
 WAY_OUT = "Leave resume out to train anew, which replaces that run, or choose another output_dir"
 
@@ -393,19 +399,46 @@ def check_given_alike(
     for rank, other in enumerate(others, 1):
         words = "in process 0", f"in process {rank}"
         differences = _differences(first[0], other[0], free={("data", "name")}, words=words)
-        if not differences and first[1] != other[1]:
-            differences = [f"data with the values of process 0 is not what process {rank} has"]
+        if first[0].data.samples != other[0].data.samples:
+            differences.append(WHOLE)
+        elif first[1] != other[1]:
+            differences.append(f"process {rank} has data with other values than process 0. {WHOLE}")
         if differences:
             raise ValueError(
-                f"all processes of a training must be given the same: {'; '.join(differences)}. Each needs "
-                "the whole data and takes its share of every batch itself; distributed=False has each train "
-                "a model of its own"
+                f"all processes of a training must be given the same: {'; '.join(differences)}; "
+                "distributed=False has each train a model of its own"
             )
         if first[2] != other[2]:
             raise ValueError(
                 f"process {rank} finds another run to resume than process 0, or none: output_dir must be a "
                 "folder that all processes see"
             )
+
+
+def check_samples_alike(ranks: Ranks, data: Data) -> None:
+    """Raise, in all processes, unless data that is read as batches are needed seems to be one in all.
+
+    A few rows are compared, but not what comes out otherwise when it is read again.
+
+    Raises
+    ------
+    ValueError
+        It says which process has others.
+    """
+    if ranks.size == 1:
+        return
+    rows = torch.arange(SAMPLED_ROWS, device="cpu") * len(data) // SAMPLED_ROWS
+    with ranks.together():
+        digests = [
+            [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in data.take(rows)] for _ in range(2)
+        ]
+    seen = [one if one == again else None for one, again in zip(*digests, strict=True)]
+    first, *others = ranks.gather(seen)
+    for rank, other in enumerate(others, 1):
+        if any(
+            one != two for one, two in zip(first, other, strict=True) if one is not None and two is not None
+        ):
+            raise ValueError(f"process {rank} reads other samples than process 0. {WHOLE}")
 
 
 def _differences(

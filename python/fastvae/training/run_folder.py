@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -57,6 +59,7 @@ class RunFolder:
         """One that was not written yet."""
         self._reached: int | None = None
         """The epoch of the state in the folder, if that is one of this run."""
+        self._held: int | None = None
 
     def state(self) -> TrainingState | None:
         """Read the state of an earlier run; None if there is no run, or not an epoch of one.
@@ -85,8 +88,15 @@ class RunFolder:
         return f"replaces the run of {len(history)} epochs in {self.path}; resume goes on with it"
 
     def start(self) -> None:
-        """Make the folder, now that nothing stands against the training."""
+        """Make the folder, now that nothing stands against the training.
+
+        Raises
+        ------
+        ValueError
+            If another training writes to it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._held = _held(self.path)
         for left in temporaries(self.path):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -94,6 +104,12 @@ class RunFolder:
                 with suppress(OSError):
                     left.unlink()
         self._next_write = time.monotonic() + FEWEST_SECONDS
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def checkpoint(self, result: TrainedVAE, take: Callable[[], TrainingState]) -> None:
         """Write the run as it stands, or keep a copy of its state, if it is time to.
@@ -222,6 +238,29 @@ class RunFolder:
                 RunNotWrittenWarning,
                 stacklevel=3,
             )
+
+
+def _held(folder: Path) -> int | None:
+    """Hold a folder until what is given is closed, or the process ends; None where that cannot be done."""
+    if sys.platform == "win32":
+        return None
+    import fcntl  # noqa: PLC0415  not there
+
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise ValueError(
+            f"another training writes to {folder} just now: end it, or choose another output_dir"
+        ) from None
+    except OSError:  # a file system without locks
+        os.close(held)
+        return None
+    return held
 
 
 def _next(started: float, fewest_seconds: float) -> float:

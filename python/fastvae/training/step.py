@@ -353,7 +353,8 @@ def check_shares(data: Data, batch_size: int, ranks: Ranks) -> None:
     if not data.can_split:
         raise TypeError(
             f"{ranks.size} processes cannot share the batches of a {data.name}, because it picks its own "
-            "rows: give the Dataset behind it, and batch_size="
+            "rows: give the Dataset behind it, without a DistributedSampler, batch_size= of all processes "
+            "together, and workers=; distributed=False has each train a model of its own"
         )
     if min(batch_size, len(data)) < ranks.size:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,17 @@ from fastvae.training.history import Record
 from fastvae.training.loop import fit
 from fastvae.training.progress import Progress
 from fastvae.training.randomness import Stream, derive, repeatable
-from fastvae.training.ranks import Distributed, Ranks, check_distributed, is_first, joined
+from fastvae.training.ranks import (
+    Distributed,
+    Ranks,
+    check_distributed,
+    check_modules,
+    is_first,
+    joined,
+    look_through,
+)
 from fastvae.training.result import TrainedVAE
-from fastvae.training.resumption import TrainingState, check_given_alike, fingerprint
+from fastvae.training.resumption import TrainingState, check_given_alike, check_samples_alike, fingerprint
 from fastvae.training.run_folder import RunFolder
 from fastvae.training.step import Steps, check_batches, check_shares
 from fastvae.training.weights import check_storable
@@ -135,13 +144,14 @@ def train(
     device : str or torch.device
         ``"auto"`` is the first of CUDA, MPS and the CPU that is there. Data in memory moves there whole if it
         takes no more than half of what is free, and ``progress`` says whether it did.
-    distributed : {"auto"} or False
+    distributed : {"auto"} or bool
         Whether processes train one model together. ``"auto"``: where ``torchrun`` has started several, or
-        they are a group of ``torch.distributed`` already. All make this call alike, with the whole data, and
-        get the same model. Each takes its share of every batch of ``batch_size``; the batches, the pixels and
-        the noise are those of one process, and results differ by rounding. On CUDA each takes the device of
-        its number. Only the first shows progress, warns, and writes ``output_dir``; to resume, all must see
-        that folder. Batch normalisation looks at a share, and its running statistics are those of the first
+        they are a group of ``torch.distributed`` already; True: it is an error if not. All make this call
+        alike, with the whole data, and get the same model. Each takes its share of every batch of
+        ``batch_size``, which is that of all together; the batches, the pixels and the noise are those of one
+        process, and results differ by rounding. On CUDA each takes the device of its number. Only the first
+        shows progress (its share's), warns, and writes ``output_dir``; to resume, all must see that folder.
+        Batch normalisation looks at a share, and its running statistics are those of the first
         process; dropout depends on the number of processes, and hooks see the gradients of a share. A
         DataLoader, which picks its own rows, and ``compile="graph"`` are for one process. False: a training
         of its own in each.
@@ -248,7 +258,7 @@ def train(
 
     bar = Progress(show=progress and (distributed is False or is_first()))
     waiting = Progress(show=progress).say
-    with joined(distributed, chosen_device, waiting) as ranks, ranks.warned_once():
+    with joined(distributed, chosen_device, waiting) as ranks, ranks.warned_once(), ExitStack() as stack:
         with ranks.together():
             # Where there are several processes, those that write nothing may have no such folder.
             folder = RunFolder(output_dir) if output_dir is not None and (ranks.first or resume) else None
@@ -257,11 +267,13 @@ def train(
             training, held_out = choose_validation(
                 source, validation, seed=derive(seed, Stream.SPLIT), workers=workers
             )
+            check_shares(training, settings.batch_size, ranks)
+        look_through((source, held_out), ranks)
+        with ranks.together():
             choice = choose_likelihood(source, held_out, likelihood, variance, binarize)
             settings = replace(settings, batch_size=training.batch_size(settings.batch_size))
             if epochs is None:
                 settings = replace(settings, epochs=choose_epochs(training.batch_count(settings.batch_size)))
-            check_shares(training, settings.batch_size, ranks)
             own = {"encoder": encoder, "decoder": decoder, "likelihood": choice.custom}
             spec = ModelSpec(
                 input_shape=source.shape,
@@ -296,6 +308,8 @@ def train(
                 ranks,
             )
         check_given_alike(ranks, config, fingerprints, start)
+        if fingerprints[0] is None:
+            check_samples_alike(ranks, training)
         bar.say(_announcement(config, choice.reason))
         bar.say(_means(training, settings, chosen_device, compilation, ranks))
         if folder and not resume and (replaced := folder.holds()):
@@ -320,6 +334,7 @@ def train(
                     vae, training.take(torch.arange(min(2, len(training)), device="cpu")).to(chosen_device)
                 )
                 check_batches(vae, training, settings.batch_size, ranks)
+                check_modules(vae, ranks)
                 if folder:
                     check_storable(vae)
                     if start:
@@ -331,6 +346,7 @@ def train(
             with ranks.together():
                 if written:
                     written.start()
+                    stack.callback(written.close)
 
             so_far = list(start.history) if start else []
 
@@ -408,7 +424,9 @@ def _means(
     data: Data, settings: Settings, device: torch.device, compilation: Compilation, ranks: Ranks
 ) -> str:
     """Say where the data is and what steps are made of."""
-    several = f"{ranks.size} processes share each batch, the first " if ranks.size > 1 else ""
+    several = ""
+    if ranks.size > 1:
+        several = f"{ranks.size} processes share each batch of {settings.batch_size}, the first "
     placement = f", {data.placement(device)}" if device.type != "cpu" else ""
     return f"{several}on {device} in {settings.precision}{placement}, {compilation}"
 
