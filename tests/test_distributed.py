@@ -4,6 +4,7 @@ The cases are in rank_cases.py. A few processes do all of them, one after the ot
 in this one is what they are compared with.
 """
 
+import functools
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import fastvae
 import rank_cases
 from fastvae import functional, noise
 from fastvae.data import open_data
@@ -409,6 +411,20 @@ def test_torchrun_begins_anew_where_a_process_ends(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(load(tmp_path / "run").history) == 4
+
+
+def test_the_sweep_of_the_documentation_runs(tmp_path, monkeypatch):
+    document = TESTS.parent / "docs/processes.md"
+    if not document.exists():
+        pytest.skip("docs/ is not beside these tests")
+    pytest.importorskip("sklearn")
+    (code,) = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fastvae, "train", functools.partial(train, epochs=1))
+    launch(monkeypatch, RANK=2, WORLD_SIZE=4)
+    exec(code, names := {})
+    assert names["vae"].config.training.beta == 2
+    assert load("runs/beta-2").config.training.beta == 2
 
 
 WAITING = """

@@ -79,7 +79,8 @@ is; the same command with --resume goes on.""",
   fastvae train data/mnist --model conv --epochs 20 -o runs/mnist
   fastvae train data/mnist --model conv --epochs 40 -o runs/mnist --resume
   fastvae train table.npy --likelihood gaussian --latent-dim 8 --hidden-dims 256 128
-  fastvae train photos/ --model conv --beta 4 --warmup 0.2 --workers 2""",
+  fastvae train photos/ --model conv --beta 4 --warmup 0.2 --workers 2
+  torchrun --nproc-per-node 4 -m fastvae train data/mnist --batch-size 512    four processes, one model""",
     )
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
 
@@ -120,7 +121,12 @@ is; the same command with --resume goes on.""",
         "passes over the data (default: as many as make 2000 steps, within 20 and 400)",
         type=_count,
     )
-    _option(training.add_argument, "--batch-size", "samples per step (default: 128)", type=_count)
+    _option(
+        training.add_argument,
+        "--batch-size",
+        "samples per step, of all processes together (default: 128)",
+        type=_count,
+    )
     _option(training.add_argument, "--learning-rate", "of Adam (default: 0.001)", type=float, metavar="X")
     _option(training.add_argument, "--weight-decay", "decoupled (default: 0)", type=float, metavar="X")
     _option(training.add_argument, "--beta", "weight of the KL (default: 1)", type=float, metavar="X")
