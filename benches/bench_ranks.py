@@ -12,7 +12,7 @@ together, Adam at 1e-3 and the Bernoulli likelihood of gray pixels. Processes ex
 through the network's layers on one machine too. What is timed is a whole epoch; the first of a training, in
 which things are loaded and connections made, is not counted. The candidates take turns, each in processes of
 its own, and figures are medians over the rounds, each of which has a seed of its own. The bounds of all in a
-round must agree within 2 %.
+round must agree within 5 %.
 
     python benches/bench_ranks.py             all, into benches/results/<processor>/ranks.csv and .md
     python benches/bench_ranks.py --quick     few samples, one network, printed only
@@ -49,7 +49,7 @@ from plain import PlainVAE
 
 SAMPLES = 60_000
 EPOCHS = 3
-CLOSE = 0.02
+CLOSE = 0.05
 """How far bounds may be from their median, relative to it."""
 
 PLAIN, TUNED, TOGETHER, ONE = "plain DDP", "tuned DDP", "fastvae", "one process"

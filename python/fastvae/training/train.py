@@ -201,6 +201,8 @@ def train(
         Before any work, if nothing can be written to ``output_dir``.
     NonFiniteError
         If a whole epoch gives no finite numbers; its ``result`` is what was trained in the epochs before.
+    RuntimeError
+        Where processes train together: if another one failed, or ended.
 
     Warns
     -----
