@@ -598,10 +598,10 @@ def test_only_batches_of_the_first_ones_size_are_compiled(monkeypatch):
     def compiler(function, **options):
         assert options == {"dynamic": False, "options": {"fallback_random": True}}
 
-        def call(x, seed):
+        def call(x, seed, row_offset):
             assert isinstance(seed, torch.Tensor), "a number would be compiled in"
             compiled.append(len(x))
-            return function(x, seed)
+            return function(x, seed, row_offset)
 
         return call
 
