@@ -274,7 +274,7 @@ class Odd(nn.Module):
         self.register_buffer("empty", torch.zeros(0, 3))
         self.register_buffer("expanded", torch.tensor([float(rank)]).expand(4))
         self.register_buffer("not_kept", torch.full((2,), float(rank)), persistent=False)
-        self.register_buffer("sparse", torch.eye(3).to_sparse(), persistent=False)
+        self.register_buffer("sparse", (torch.eye(3) * rank).to_sparse(), persistent=False)
         self.register_buffer("last", torch.zeros(0), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -298,12 +298,15 @@ def odd_state(rank: int, folder: Path) -> Any:
     """Whatever modules keep is that of the first."""
     modules = own(rank)
     modules["encoder"] = Odd(modules["encoder"], rank)
+    with torch.inference_mode():
+        modules["encoder"].made = nn.Linear(2, 2).requires_grad_(False)
+        modules["encoder"].made.weight.fill_(rank)
     result = of_own(modules, validation=None)
     kept = dict(result.model.named_buffers()) | result.model.state_dict()
     return {
-        name: value.contiguous().reshape(-1).view(torch.uint8).tolist()
+        name: value.to_dense().contiguous().reshape(-1).view(torch.uint8).tolist()
         for name, value in kept.items()
-        if not name.endswith(("last", "sparse"))
+        if not name.endswith("last")
     }
 
 
@@ -535,11 +538,18 @@ class Generated(Dataset):
         return torch.from_numpy(self.make(row))
 
 
-def not_kept(make: Callable[[int], np.ndarray]) -> TrainedVAE:
-    """Train on such samples."""
+def not_kept(
+    make: Callable[[int], np.ndarray],
+    validate: Callable[[int], np.ndarray] | None = None,
+    loader: bool | None = None,
+) -> TrainedVAE:
+    """Train on such samples, and validate on such, or on those by way of a DataLoader or not."""
     limit, datasets.RESIDENT_BYTES = datasets.RESIDENT_BYTES, 0
+    held_out: Any = None if validate is None else Generated(validate)
+    if loader is not None:
+        held_out = DataLoader(Generated(make), batch_size=7) if loader else Generated(make)
     try:
-        return run(Generated(make), validation=None, epochs=1)
+        return run(Generated(make), validation=held_out, epochs=1)
     finally:
         datasets.RESIDENT_BYTES = limit
 
@@ -577,6 +587,12 @@ def refusals(rank: int, folder: Path) -> Any:
         "seed": refused(lambda: run(seed=rank)),
         "shards": refused(lambda: run(PIXELS[rank * 50 : rank * 50 + 50])),
         "large shards": refused(lambda: not_kept(lambda row: PIXELS[(row + rank) % SAMPLES])),
+        "held out": refused(
+            lambda: not_kept(lambda row: PIXELS[row], validate=lambda row: PIXELS[row] + rank)
+        ),
+        "kind": refused(lambda: not_kept(PIXELS.__getitem__, loader=rank == 1)),
+        "layout": refused(lambda: of_own(laid_out(rank))),
+        "extra state": refused(lambda: of_own(own(0) | {"encoder": Unpicklable(own(0)["encoder"])})),
         "beta": refused(lambda: run(beta=1.0 + rank)),
         "lengths": refused(lambda: run(PIXELS[: 50 + rank])),
         "missing": refused(lambda: run(folder / "missing.npy" if rank == 1 else PIXELS)),
@@ -596,6 +612,31 @@ def refusals(rank: int, folder: Path) -> Any:
         run(output_dir=folder / f"only{rank}", distributed=False)
     texts["resume"] = refused(lambda: run(output_dir=folder / f"only{rank}", resume=True))
     return texts
+
+
+class Unpicklable(nn.Module):
+    """A network with a state that is a function."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As without it."""
+        return self.network(x)
+
+    def get_extra_state(self) -> Any:
+        """The function."""
+        return lambda: None
+
+
+def laid_out(rank: int) -> dict[str, nn.Module]:
+    """Networks of which a weight lies otherwise in one process."""
+    modules = own(0)
+    if rank == 1:
+        weight = modules["decoder"][0].weight
+        modules["decoder"][0].weight = nn.Parameter(weight.detach().t().contiguous().t())
+    return modules
 
 
 class LastKept(nn.Module):

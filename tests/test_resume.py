@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import sys
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from fastvae.data import open_data
 from fastvae.errors import FileFormatError, NonFiniteError, NonFiniteWarning, RunNotWrittenWarning
 from fastvae.models import Gaussian
-from fastvae.training import load, loop, native_adam, resumption, train, weights
+from fastvae.training import load, loop, native_adam, resumption, run_folder, train, weights
 from fastvae.training.progress import Progress
 from fastvae.training.resumption import STATE, fingerprint
 from fastvae.training.run_folder import RunFolder
@@ -810,3 +811,23 @@ def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
         run(output_dir=tmp_path / "run")
     monkeypatch.undo()
     assert len(run(output_dir=tmp_path / "run").history) == 4
+
+
+def test_a_folder_is_let_go_whatever_happens(tmp_path, monkeypatch):
+    """A start that is cut, and a process that was forked meanwhile and lives on."""
+    if sys.platform == "win32":
+        pytest.skip("no locks of folders")
+    monkeypatch.setattr(run_folder, "temporaries", failing_with(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(output_dir=tmp_path / "run")
+    monkeypatch.undo()
+    assert len(run(output_dir=tmp_path / "run").history) == 4
+
+    folder = RunFolder(tmp_path / "run")
+    folder.start()
+    inherited = os.dup(folder._held)  # as a forked process has it
+    folder.close()
+    try:
+        assert len(run(output_dir=tmp_path / "run").history) == 4
+    finally:
+        os.close(inherited)

@@ -241,22 +241,24 @@ class Ranks:
     def _give(self, tensors: Mapping[str, Tensor], what: str) -> None:
         """Give tensors the values of the first process."""
         self._check_alike([(name, _kind(tensor)) for name, tensor in tensors.items()], what)
+        others = list[tuple[Tensor, Tensor]]()
         for tensor in tensors.values():
-            if not tensor.numel() or tensor.layout is not torch.strided:
+            if not tensor.numel():
+                continue
+            if tensor.layout is not torch.strided:
+                given = self.gather(tensor.detach())[0].to(tensor.device)
+                if not torch.equal(given.to_dense(), tensor.to_dense()):
+                    others.append((tensor, given))
                 continue
             own = tensor.detach().resolve_conj().resolve_neg().contiguous()
             # As bytes: not every type can be sent.
             sent = own.reshape(-1).view(torch.uint8).to(self._device, copy=True)
             self._exchange(lambda sent=sent: dist.broadcast(sent, 0, group=self._group))  # type: ignore[misc]
             if not torch.equal(sent, own.reshape(-1).view(torch.uint8).to(sent.device)):
-                with torch.no_grad():
-                    given = sent.to(tensor.device).view(tensor.dtype).view(tensor.shape)
-                    if any(
-                        step == 0 < size - 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
-                    ):
-                        tensor.data = given  # an expanded one cannot be written to
-                    else:
-                        tensor.copy_(given)
+                others.append((tensor, sent.to(tensor.device).view(tensor.dtype).view(tensor.shape)))
+        with self.together():
+            for tensor, given in others:
+                _write(tensor, given)
 
     def _give_extra_state(self, model: nn.Module) -> None:
         """Give modules that have a state beside tensors that of the first process."""
@@ -267,11 +269,13 @@ class Ranks:
         }
         if not having:
             return
-        own = {name: module.get_extra_state() for name, module in having.items()}
+        with self.together():
+            own = {name: _pickled(name, module.get_extra_state()) for name, module in having.items()}
         first = self.gather(own)[0]
-        for name, module in having.items():
-            if pickle.dumps(own[name]) != pickle.dumps(first[name]):
-                module.set_extra_state(first[name])
+        with self.together():
+            for name, module in having.items():
+                if own[name] != first[name]:
+                    module.set_extra_state(pickle.loads(first[name]))  # noqa: S301  of a process of this training
 
     def _exchange(self, collective: Callable[[], object]) -> None:
         try:
@@ -290,7 +294,33 @@ class Ranks:
 
 def _kind(tensor: Tensor) -> str:
     """What has to be alike of tensors of one name."""
-    return f"{'trained ' if tensor.requires_grad else ''}{tensor.dtype} of {tuple(tensor.shape)}"
+    kind = f"{tensor.dtype} of {tuple(tensor.shape)}"
+    if not tensor.requires_grad:
+        return kind
+    # Gradients are added up as they lie in memory.
+    return f"trained {kind}" + ("" if tensor.is_contiguous() else f" with strides {tensor.stride()}")
+
+
+def _write(tensor: Tensor, given: Tensor) -> None:
+    """Write to a tensor, whatever it is."""
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        expanded = tensor.layout is torch.strided and any(
+            step == 0 < size - 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
+        )
+        if expanded:
+            tensor.data = given  # it cannot be written to
+        else:
+            tensor.copy_(given)
+
+
+def _pickled(name: str, state: object) -> bytes:
+    try:
+        return pickle.dumps(state)
+    except Exception as error:
+        raise TypeError(
+            f"processes have to exchange the extra state of {name or 'the model'}, and pickle cannot take it "
+            f"({error}): give get_extra_state() a tensor or plain numbers"
+        ) from error
 
 
 ALONE = Ranks()

@@ -385,7 +385,11 @@ def fingerprint(data: Data | None) -> str | None:
 
 
 def check_given_alike(
-    ranks: Ranks, config: RunConfig, fingerprints: Sequence[str | None], start: TrainingState | None
+    ranks: Ranks,
+    config: RunConfig,
+    sources: Sequence[Data | None],
+    fingerprints: Sequence[str | None],
+    start: TrainingState | None,
 ) -> None:
     """Raise, in all processes of a training, unless they were given the same.
 
@@ -395,7 +399,12 @@ def check_given_alike(
         It says what differs.
     """
     reached = None if start is None else (start.steps, list(map(finite, start.history)))
-    first, *others = ranks.gather((config, list(fingerprints), reached))
+    # Whether one of them picks its own rows decides on how it is shared.
+    values = [
+        None if data is None else (data.shape, data.can_split, print_)
+        for data, print_ in zip(sources, fingerprints, strict=True)
+    ]
+    first, *others = ranks.gather((config, values, reached))
     for rank, other in enumerate(others, 1):
         words = "in process 0", f"in process {rank}"
         differences = _differences(first[0], other[0], free={("data", "name")}, words=words)
@@ -415,7 +424,7 @@ def check_given_alike(
             )
 
 
-def check_samples_alike(ranks: Ranks, data: Data) -> None:
+def check_samples_alike(ranks: Ranks, data: Data, what: str) -> None:
     """Raise, in all processes, unless data that is read as batches are needed seems to be one in all.
 
     A few rows are compared, but not what comes out otherwise when it is read again.
@@ -438,7 +447,7 @@ def check_samples_alike(ranks: Ranks, data: Data) -> None:
         if any(
             one != two for one, two in zip(first, other, strict=True) if one is not None and two is not None
         ):
-            raise ValueError(f"process {rank} reads other samples than process 0. {WHOLE}")
+            raise ValueError(f"process {rank} reads other samples {what} than process 0. {WHOLE}")
 
 
 def _differences(

@@ -108,7 +108,7 @@ class RunFolder:
     def close(self) -> None:
         """Let others write to the folder."""
         if self._held is not None:
-            os.close(self._held)
+            _let_go(self._held)
             self._held = None
 
     def checkpoint(self, result: TrainedVAE, take: Callable[[], TrainingState]) -> None:
@@ -261,6 +261,15 @@ def _held(folder: Path) -> int | None:
         os.close(held)
         return None
     return held
+
+
+def _let_go(held: int) -> None:
+    if sys.platform != "win32":
+        import fcntl  # noqa: PLC0415  not there
+
+        with suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_UN)  # a process that was forked meanwhile has it too
+    os.close(held)
 
 
 def _next(started: float, fewest_seconds: float) -> float:

@@ -309,9 +309,11 @@ def train(
                 settings.epochs * training.batch_count(settings.batch_size),
                 ranks,
             )
-        check_given_alike(ranks, config, fingerprints, start)
+        check_given_alike(ranks, config, (training, held_out), fingerprints, start)
         if fingerprints[0] is None:
-            check_samples_alike(ranks, training)
+            check_samples_alike(ranks, training, "to train on")
+        if held_out is not None and held_out.can_split and fingerprints[1] is None:
+            check_samples_alike(ranks, held_out, "to validate on")
         bar.say(_announcement(config, choice.reason))
         bar.say(_means(training, settings, chosen_device, compilation, ranks))
         if folder and not resume and (replaced := folder.holds()):
@@ -347,8 +349,8 @@ def train(
             written = folder if ranks.first else None
             with ranks.together():
                 if written:
-                    written.start()
                     stack.callback(written.close)
+                    written.start()
 
             so_far = list(start.history) if start else []
 
