@@ -40,11 +40,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-import fastvae
 import harness
 import machine
 import report
-from bench_training import RATE, Configuration, synthetic
+from bench_training import RATE, Configuration, synthetic, trained_by_fastvae
 from plain import PlainVAE
 
 SAMPLES = 60_000
@@ -140,19 +139,7 @@ def epochs(epoch: Callable[[int], float]) -> tuple[list[float], float]:
 
 
 def train_fastvae(pixels: np.ndarray, configuration: Configuration, seed: int) -> tuple[list[float], float]:
-    result = fastvae.train(
-        pixels,
-        latent_dim=configuration.codes,
-        hidden_dims=configuration.hidden,
-        likelihood="bernoulli",
-        epochs=EPOCHS,
-        batch_size=configuration.batch_size,
-        learning_rate=RATE,
-        validation=None,
-        seed=seed,
-        device="cpu",
-        progress=False,
-    )
+    result = trained_by_fastvae(pixels, configuration, seed, epochs=EPOCHS)
     bound = result.history[-1]["elbo"]
     assert bound is not None
     return [float(record["seconds"] or 0) for record in result.history[1:]], float(bound)

@@ -189,13 +189,15 @@ def train_pythae(pixels: np.ndarray, configuration: Configuration, seed: int) ->
     return Trained(-losses[-1], best.encoder.layers, best.decoder.layers)
 
 
-def train_fastvae(pixels: np.ndarray, configuration: Configuration, seed: int) -> Trained:
-    result = fastvae.train(
+def trained_by_fastvae(
+    pixels: np.ndarray, configuration: Configuration, seed: int, *, epochs: int
+) -> fastvae.TrainedVAE:
+    return fastvae.train(
         pixels,
         latent_dim=configuration.codes,
         hidden_dims=configuration.hidden,
         likelihood="bernoulli",
-        epochs=1,
+        epochs=epochs,
         batch_size=configuration.batch_size,
         learning_rate=RATE,
         validation=None,
@@ -203,6 +205,10 @@ def train_fastvae(pixels: np.ndarray, configuration: Configuration, seed: int) -
         device="cpu",
         progress=False,
     )
+
+
+def train_fastvae(pixels: np.ndarray, configuration: Configuration, seed: int) -> Trained:
+    result = trained_by_fastvae(pixels, configuration, seed, epochs=1)
     elbo = result.history[-1]["elbo"]
     assert elbo is not None
     return Trained(float(elbo), result.model.encoder, result.model.decoder)
