@@ -75,13 +75,12 @@ def deadly() -> Iterator[None]:
 
     Where a process waits in C++, a handler in Python is not called.
     """
-    main = threading.current_thread() is threading.main_thread()
-    handled = {number: signal.getsignal(number) for number in (signal.SIGTERM,) if main}
-    deadly = {number: handler for number, handler in handled.items() if isinstance(handler, AsCtrlC)}
-    for number in deadly:
-        signal.signal(number, signal.SIG_DFL)
+    handler = signal.getsignal(signal.SIGTERM)
+    if not isinstance(handler, AsCtrlC) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in deadly.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, handler)

@@ -74,11 +74,13 @@ class SharedGradients:
         for output in outputs:
             self._finite.add_((output.detach() * 0).sum(dtype=torch.float32))
         self._used.copy_(self._flags(there))
+        own = list[Tensor]()
         for view, gradient in zip(self._views, gradients, strict=True):
             if gradient is None:
-                view.zero_()
+                own.append(torch.zeros_like(view))
             else:
-                view.copy_(gradient.to_dense() if gradient.layout is not torch.strided else gradient)
+                own.append(gradient if gradient.layout is torch.strided else gradient.to_dense())
+        torch._foreach_copy_(self._views, own)  # on a device one kernel for many
         for flat in self._flat.values():
             self._ranks.add_up(flat)
         if not all(there):  # a wait for the device, by those alone that do not know
