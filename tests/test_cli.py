@@ -152,6 +152,7 @@ def test_it_is_a_module_too():
         (["train", "digits", "--model", "resnet"], "resnet"),
         (["train", "digits", "--beta", "-1"], "beta"),
         (["train", "digits", "--warmup", "5"], "warmup must lie between 0 and 1"),
+        (["train", "digits", "--cycles", "4"], "cycles=4 repeats the warm-up, and there is none"),
         (["train", "digits", "--device", "abacus"], "abacus"),
         (["train", "digits", "--distributed", "maybe"], "argument --distributed: expected auto or none"),
         (["train", "digits", "--workers", "-1"], "workers"),
@@ -206,6 +207,13 @@ def test_traceback_shows_where_an_error_came_from():
 
 
 # train
+
+
+def test_train_has_the_options_of_the_kl():
+    parse = build_parser().parse_args
+    options = parse(["train", "digits", "--warmup", "0.5", "--cycles", "4"])
+    assert (options.warmup, options.cycles) == (0.5, 4)
+    assert parse(["train", "digits", "--capacity", "25"]).capacity == 25
 
 
 def test_train_leaves_a_run_folder(tmp_path, capsys):

@@ -386,7 +386,19 @@ def digest(result):
 
 
 @needs_kernels
-@pytest.mark.parametrize("changes", [{}, {"data": TABLE}, {"free_bits": 0.2}, {"weight_decay": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"data": TABLE},
+        {"free_bits": 0.2},
+        {"weight_decay": 0.1},
+        {"cycles": 2},
+        {"capacity": 0.2},
+        {"capacity": 0.2, "warmup": 0},
+    ],
+    ids=str,
+)
 def test_a_training_differs_from_autograds_by_rounding(changes, monkeypatch):
     passes, call = [], DensePass.__call__
     monkeypatch.setattr(DensePass, "__call__", lambda *a, **k: passes.append(1) or call(*a, **k))

@@ -174,6 +174,9 @@ KINDS = {
     "plain": {},
     "warm-up": {"beta": 0.7, "warmup": 0.6},
     "warm-up to the end": {"warmup": 1.0},
+    "cycles": {"warmup": 0.8, "cycles": 3},
+    "capacity": {"capacity": 0.3},
+    "capacity that grows": {"capacity": 0.3, "warmup": 0.6, "beta": 20.0},
     "drawn pixels": {"binarize": "dynamic"},
     "drawn pixels of bytes": {"data": BYTES, "binarize": "dynamic"},
     "threshold": {"binarize": "threshold"},
@@ -244,9 +247,9 @@ def test_batches_of_a_graph_begin_where_kernels_are_compiled_for(batch_size, rec
     """Whatever their size is: of 15 values, and of slopes and seeds."""
     take, begins = Step.__call__, []
 
-    def seen(self, x, seed, weight, slopes=None):
+    def seen(self, x, seed, weight, slopes=None, **others):
         begins.extend(tensor.data_ptr() % graph.ALIGNMENT for tensor in (x, seed.tensor, *slopes))
-        return take(self, x, seed, weight, slopes)
+        return take(self, x, seed, weight, slopes, **others)
 
     monkeypatch.setattr(Step, "__call__", seen)
     run(PIXELS.reshape(67, 16)[:, 1:], compile="graph", batch_size=batch_size, epochs=2)
@@ -254,10 +257,12 @@ def test_batches_of_a_graph_begin_where_kernels_are_compiled_for(batch_size, rec
     assert recorders[0].steps > recorders[0].replays
 
 
-@pytest.mark.parametrize("frozen", ["_seeds", "_weights", "_order", "_pixel_seed"])
+@pytest.mark.parametrize("frozen", ["_seeds", "_weights", "_capacities", "_order", "_pixel_seed"])
 def test_a_table_that_stands_still_is_noticed(frozen, recorders, monkeypatch):
     """What the test above is about: without the next row of each table, other weights come out."""
     changes = {"warmup": 1.0, "binarize": "dynamic", "learning_rate": 1e-2}
+    if frozen == "_capacities":
+        changes["capacity"] = 0.5
     expected = run(**changes, compile=False)
     fill = CapturedSteps._fill_tables
 
@@ -580,7 +585,13 @@ def test_the_terms_of_networks_in_bfloat16_are_float32(changes, monkeypatch):
     not shutil.which("c++") and sys.platform != "win32", reason="inductor needs a C++ compiler"
 )
 @pytest.mark.parametrize(
-    "changes", [{"warmup": 0.5, "binarize": "dynamic"}, {"data": TABLE}, {"free_bits": 0.1, "seed": 1}]
+    "changes",
+    [
+        {"warmup": 0.5, "binarize": "dynamic"},
+        {"data": TABLE},
+        {"free_bits": 0.1, "seed": 1},
+        {"warmup": 0.5, "capacity": 0.5},
+    ],
 )
 def test_a_compiled_step_trains_as_one_that_is_not(changes):
     changes = {"data": PIXELS} | changes
@@ -715,7 +726,14 @@ class Immediately(TapeRecorder):
 @pytest.mark.parametrize(
     "likelihood", [("bernoulli", None), ("gaussian", "learned"), ("gaussian", "predicted")]
 )
-@pytest.mark.parametrize("changes", [{}, {"warmup": 0.5, "free_bits": 0.2, "weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"warmup": 0.5, "free_bits": 0.2, "weight_decay": 0.1},
+        {"warmup": 0.5, "capacity": 1.0},
+    ],
+)
 def test_a_step_mixes_no_devices(monkeypatch, steps_of, likelihood, changes):
     """Fake tensors say where they would be, without a device: nothing of a step may be left on the host."""
     elsewhere = torch.device("meta")
@@ -980,7 +998,13 @@ def test_auto_is_a_graph_for_fastvaes_own_networks(captures, capsys):
 @on_gpu
 @pytest.mark.parametrize("how", [False, "graph"])
 @pytest.mark.parametrize(
-    "changes", [{"binarize": "dynamic", "warmup": 0.5}, {"data": TABLE}, {"free_bits": 0.1}]
+    "changes",
+    [
+        {"binarize": "dynamic", "warmup": 0.5},
+        {"data": TABLE},
+        {"free_bits": 0.1},
+        {"capacity": 0.5, "warmup": 0.5},
+    ],
 )
 def test_the_cpu_and_a_gpu_see_the_same_noise_batches_and_pixels(changes, how):
     """What is left is the rounding of the networks.

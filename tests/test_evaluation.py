@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from fastvae.evaluation import CodeStatistics, active_units, evaluate, log_likelihood
 from fastvae.models import VAE, Bernoulli, ModelSpec, build_model
-from fastvae.objectives import elbo, kl_weight
+from fastvae.objectives import elbo, kl_capacity, kl_weight
 
 
 @pytest.fixture
@@ -32,10 +34,25 @@ def test_the_elbo_is_the_mean_of_the_terms():
     with pytest.raises(ValueError, match=r"one shape, .* got \(2,\) and \(2, 2\); sum each over the axes"):
         elbo(recon, torch.ones(2, 2))
     assert elbo(recon, kl, torch.tensor([4.0])).item() == -10.0
-    with pytest.raises(ValueError, match=r"beta must be one weight for all, got a tensor of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"beta must be one number for all, got a tensor of shape \(2,\)"):
         elbo(recon, kl, torch.ones(2))
     with pytest.raises(TypeError, match="beta must be a number or a scalar tensor, got bool"):
         elbo(recon, kl, True)
+
+
+def test_the_bound_with_a_capacity_draws_the_kl_of_each_sample_to_it():
+    recon, kl = torch.tensor([-10.0, -4.0]), torch.tensor([7.0, 1.0], requires_grad=True)
+    for capacity in (3.0, torch.tensor(3.0)):
+        bound = elbo(recon, kl, 2.0, capacity)
+        assert bound.item() == -(10 + 2 * 4 + 4 + 2 * 2) / 2
+        assert torch.autograd.grad(bound, kl)[0].tolist() == [-1.0, 1.0]
+    assert elbo(recon, kl, 2.0, 0).item() == elbo(recon, kl, 2.0).item()
+    with pytest.raises(
+        ValueError, match=r"capacity must be one number for all, got a tensor of shape \(2,\)"
+    ):
+        elbo(recon, kl, capacity=torch.ones(2))
+    with pytest.raises(TypeError, match="capacity must be a number or a scalar tensor, got bool"):
+        elbo(recon, kl, capacity=True)
 
 
 def test_warm_up_is_a_straight_line_over_a_fraction_of_all_steps():
@@ -47,6 +64,39 @@ def test_warm_up_is_a_straight_line_over_a_fraction_of_all_steps():
     for warmup in (10, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"a fraction of all steps, got .*; for n steps write n / total"):
             kl_weight(0, 20, beta=2.0, warmup=warmup)
+        with pytest.raises(ValueError, match=r"^kl_capacity: warmup must lie between 0 and 1"):
+            kl_capacity(0, 20, capacity=2.0, warmup=warmup)
+
+
+def test_cycles_are_warm_ups_of_equal_parts_of_the_training():
+    one = [kl_weight(step, 5, beta=2.0, warmup=0.6) for step in range(5)]
+    four = [kl_weight(step, 20, beta=2.0, warmup=0.6, cycles=4) for step in range(20)]
+    assert one == pytest.approx([2 / 3, 4 / 3, 2, 2, 2])
+    assert four == pytest.approx(one * 4)
+    # A DataLoader may have more batches than it said.
+    assert kl_weight(20, 20, beta=2.0, warmup=0.6, cycles=4) == 2.0
+    with pytest.raises(ValueError, match="cycles must be at least 1, got 0"):
+        kl_weight(0, 20, beta=2.0, warmup=0.6, cycles=0)
+    with pytest.raises(TypeError, match="cycles must be an integer, got float"):
+        kl_weight(0, 20, beta=2.0, warmup=0.6, cycles=2.0)
+
+
+@given(total=st.integers(1, 200), cycles=st.integers(1, 20), warmup=st.floats(0, 1))
+def test_the_weight_of_cycles_grows_within_each_and_begins_again_with_the_next(total, cycles, warmup):
+    """Also where the steps are no multiple of the cycles."""
+    weights = [kl_weight(step, total, beta=3.0, warmup=warmup, cycles=cycles) for step in range(total)]
+    assert all(0 < weight <= 3.0 for weight in weights)
+    falls = [step for step in range(1, total) if weights[step] < weights[step - 1]]
+    begins = {-(-cycle * total // cycles) for cycle in range(1, cycles)}
+    assert set(falls) <= begins
+    if warmup * total / cycles >= 2:
+        assert set(falls) == begins
+
+
+def test_a_capacity_grows_in_a_straight_line():
+    aimed_at = [kl_capacity(step, 20, capacity=5.0, warmup=0.5) for step in range(21)]
+    assert aimed_at == pytest.approx([0.5 * min(step + 1, 10) for step in range(21)])
+    assert kl_capacity(0, 20, capacity=5.0, warmup=0.0) == 5.0
 
 
 def test_an_evaluation_does_not_depend_on_the_batches(model, x):

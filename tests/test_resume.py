@@ -163,6 +163,8 @@ KINDS = {
     "usual": dict,
     "drawn pixels": lambda: {"binarize": "dynamic"},
     "warmup and free bits": lambda: {"warmup": 0.75, "free_bits": 0.1, "beta": 2.0},
+    "cycles": lambda: {"warmup": 0.75, "cycles": 2},
+    "capacity": lambda: {"warmup": 0.75, "capacity": 0.5, "beta": 20.0},
     "learned variance": lambda: {"data": TABLE},
     "predicted variance": lambda: {"data": TABLE, "variance": "predicted"},
     "plain autoencoder": lambda: {"variational": False},

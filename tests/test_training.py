@@ -1,5 +1,6 @@
 """The loop does what its formulae say, the same way each time, and refuses what cannot work."""
 
+import json
 import math
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from fastvae import noise, ops
 from fastvae.data import open_data
 from fastvae.errors import NonFiniteError, NonFiniteWarning, OverfittingWarning, PosteriorCollapseWarning
 from fastvae.models import Bernoulli, Gaussian, Likelihood, ModelSpec, build_model
+from fastvae.objectives import elbo
 from fastvae.training import load, train
 from fastvae.training.aliases import ALIASES
 from fastvae.training.choices import choose_epochs
+from fastvae.training.dense import DensePass
 from fastvae.training.diagnosis import report_overfitting
 from fastvae.training.randomness import Stream, derive
 
@@ -89,6 +92,51 @@ def test_the_loop_is_adam_on_the_elbo():
                     p.sub_(1e-3 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
     for name, value in model.state_dict().items():
         torch.testing.assert_close(result.model.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("by_kernels", [True, False], ids=["kernels", "autograd"])
+def test_the_objective_with_a_capacity(by_kernels, monkeypatch):
+    """A plain loop on ``elbo`` gives the same weights."""
+    if not by_kernels:
+        monkeypatch.setattr(DensePass, "takes", classmethod(lambda *_: False))
+    result = run(beta=3.0, warmup=0.5, capacity=0.4, validation=None, seed=5, epochs=3)
+
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(derive(5, Stream.WEIGHTS))
+        model = build_model(ModelSpec((1, 4, 4), 2, hidden_dims=(8,)))
+    optimizer = torch.optim.Adam(model.parameters())
+    data, step = torch.from_numpy(PIXELS), 0
+    for epoch in (1, 2, 3):
+        for rows in noise.permutation(60, derive(5, Stream.SHUFFLE, epoch)).split(16):
+            recon, kl = model(data[rows], seed=derive(5, Stream.LATENT, step))
+            optimizer.zero_grad()
+            (-elbo(recon, kl, 3.0, 0.4 * min(1.0, (step + 1) / 6))).backward()
+            optimizer.step()
+            step += 1
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(result.model.state_dict()[name], value, rtol=0, atol=1e-6)
+    assert [record["beta"] for record in result.history] == [3.0] * 3
+
+
+def test_the_kl_ends_near_the_capacity():
+    for capacity in (1.0, 3.0):
+        trained = run(
+            "digits", epochs=4, beta=30.0, warmup=0.3, capacity=capacity, latent_dim=6, batch_size=64
+        )
+        assert trained.history[-1]["kl"] == pytest.approx(capacity, rel=0.1)
+
+
+def test_each_cycle_of_the_weight_begins_near_zero():
+    history = run(warmup=1.0, cycles=2, epochs=4, validation=None).history
+    assert [record["beta"] for record in history] == pytest.approx([0.5, 1.0, 0.5, 1.0])
+
+
+def test_runs_from_before_cycles_and_capacity_load(tmp_path):
+    result = run(output_dir=tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert (content["training"].pop("cycles"), content["training"].pop("capacity")) == (1, 0)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert load(tmp_path).config == result.config
 
 
 def test_the_history_holds_the_terms_of_each_epoch():
@@ -860,6 +908,13 @@ def test_a_misspelt_word_gets_the_right_one():
         ({"beta": -1.0}, "beta must be a finite number of at least 0"),
         ({"weight_decay": -1.0}, "weight_decay must be a finite number of at least 0"),
         ({"warmup": 10}, "warmup must lie between 0 and 1, a fraction of all steps, got 10.*n / epochs"),
+        ({"cycles": 0, "warmup": 0.5}, "cycles must be a whole number of at least 1, got 0"),
+        ({"cycles": 4}, "cycles=4 repeats the warm-up, and there is none: write warmup= beside it"),
+        ({"cycles": 9, "warmup": 0.5}, r"cycles=9 is too many: by warmup=0\.5 the weight grows in 4 of 8"),
+        ({"capacity": -1}, "capacity must be a finite number of at least 0, got -1"),
+        ({"capacity": 1, "free_bits": 0.1}, "capacity and free_bits each say how much the codes may carry"),
+        ({"capacity": 1, "cycles": 2, "warmup": 0.5}, "which capacity leaves as it is"),
+        ({"capacity": 1, "variational": False}, "capacity is of the KL, which variational=False has not"),
         ({"hidden_dims": ()}, "hidden_dims must name at least one layer"),
         ({"hidden_dims": (4, 0)}, "hidden_dims must be a whole number of at least 1, got 0"),
         ({"binarize": "yes"}, "binarize must be one of 'none', 'dynamic', 'threshold', got 'yes'"),

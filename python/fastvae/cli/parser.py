@@ -139,6 +139,19 @@ is; the same command with --resume goes on.""",
     )
     _option(
         training.add_argument,
+        "--cycles",
+        "how many times it grows, evenly over the training (default: 1)",
+        type=_count,
+    )
+    _option(
+        training.add_argument,
+        "--capacity",
+        "nats of KL that each sample is drawn to, which grow in place of that weight (default: 0)",
+        type=float,
+        metavar="X",
+    )
+    _option(
+        training.add_argument,
         "--free-bits",
         "nats that each code of each sample carries at no cost (default: 0)",
         type=float,

@@ -23,6 +23,8 @@ ALIASES = {
     "batch_size": ("bs", "batch", "batchsize", "per_device_train_batch_size", "minibatch_size"),
     "beta": ("kl_weight", "kld_weight", "kl_coef", "kl_beta", "beta_kl"),
     "warmup": ("kl_warmup", "warm_up", "n_epochs_kl_warmup", "warmup_epochs", "annealing", "kl_annealing"),
+    "cycles": ("n_cycle", "n_cycles", "num_cycles", "cyclical", "kl_cycles"),
+    "capacity": ("C", "max_capacity", "c_max", "kl_capacity", "target_kl", "kl_target"),
     "hidden_dims": (
         "hidden_sizes",
         "hidden_layers",

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from fastvae.data import Data, open_data
 from fastvae.data.frames import check_columns
 from fastvae.models import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
-from fastvae.training.config import BINARIZE
+from fastvae.training.config import BINARIZE, Settings
 
-__all__ = ["LikelihoodChoice", "choose_epochs", "choose_likelihood", "choose_validation"]
+__all__ = ["LikelihoodChoice", "check_cycles", "choose_epochs", "choose_likelihood", "choose_validation"]
 
 DEFAULT_STEPS = 2000
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 400
@@ -41,6 +41,23 @@ def choose_epochs(steps_per_epoch: int) -> int:
     As many as make 2000 steps, but at least 20 and at most 400.
     """
     return min(max(math.ceil(DEFAULT_STEPS / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
+
+
+def check_cycles(settings: Settings, total_steps: int) -> None:
+    """Refuse more cycles than there are steps to warm up in.
+
+    Raises
+    ------
+    ValueError
+        Every step would have the whole weight.
+    """
+    growing = settings.warmup * total_steps
+    if settings.cycles > 1 and growing <= settings.cycles:
+        raise ValueError(
+            f"cycles={settings.cycles} is too many: by warmup={settings.warmup:g} the weight grows in "
+            f"{growing:.3g} of {total_steps} steps, and each cycle needs more than one of them; take fewer "
+            "cycles, or more epochs"
+        )
 
 
 def choose_likelihood(

@@ -53,18 +53,33 @@ class Settings:
     free_bits: float = 0.0
     precision: str = "float32"
     compile: Compile = "auto"
+    cycles: int = 1
+    capacity: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "cycles"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("learning_rate", _as_number("learning_rate", self.learning_rate, above=0))
-        for name in ("weight_decay", "beta", "warmup", "free_bits"):
+        for name in ("weight_decay", "beta", "warmup", "free_bits", "capacity"):
             self._set(name, _as_number(name, getattr(self, name), least=0))
         self._set("seed", as_seed(self.seed))
         if self.warmup > 1:
             raise ValueError(
                 f"warmup must lie between 0 and 1, a fraction of all steps, got {self.warmup}; "
                 f"for the first n epochs write n / epochs"
+            )
+        if self.cycles > 1 and not self.warmup:
+            raise ValueError(
+                f"cycles={self.cycles} repeats the warm-up, and there is none: write warmup= beside it, such "
+                "as 0.5, or leave it out"
+            )
+        if self.capacity and self.free_bits:
+            raise ValueError(
+                "capacity and free_bits each say how much the codes may carry: leave one of them out"
+            )
+        if self.capacity and self.cycles > 1:
+            raise ValueError(
+                "cycles is of the weight of the KL, which capacity leaves as it is: leave one of them out"
             )
         if self.binarize not in BINARIZE:
             raise ValueError(

@@ -61,7 +61,7 @@ def report_collapse(kl: float | None, *, beta: float) -> None:
     if kl is not None and kl < COLLAPSED_KL:
         warnings.warn(
             f"the KL ended at {kl:.2g} nats per sample: the codes say nothing about the data (posterior "
-            f"collapse). Try warmup=0.3, more epochs, or a beta below {beta:g}",
+            f"collapse). Try warmup=0.3, free_bits=0.1, more epochs, or a beta below {beta:g}",
             PosteriorCollapseWarning,
             stacklevel=3,
         )

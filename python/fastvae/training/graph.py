@@ -1,7 +1,7 @@
 """Steps that are captured once as CUDA graphs and replayed: one launch for everything from rows to weights.
 
 A graph repeats its kernels with the addresses and the numbers they were captured with. So whatever differs
-between steps (the rows of the batch, the seed of its noise, the weight of the KL) stands in tables on the
+between steps (the rows of the batch, the seed of its noise, what is asked of the KL) stands in tables on the
 device, a row for each step of the epoch, and the graph reads them at a position that it advances itself.
 
 Where data is resident, another graph has several steps: what is read for them is read together, and there is
@@ -191,8 +191,12 @@ class CapturedSteps(Steps):
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._ahead = torch.arange(MOST_STEPS, device=device)
         self._seeds = torch.zeros(length, SEED_WIDTH, dtype=torch.int64, device=device)
-        # Without a warm-up the weight never differs.
-        self._weights = torch.zeros(length, dtype=torch.float32, device=device) if settings.warmup else None
+        # Without a warm-up nothing that is asked of the KL differs; with a capacity its weight does not.
+        self._weights: Tensor | None = None
+        self._capacities: Tensor | None = None
+        if settings.warmup:
+            name = "_capacities" if settings.capacity else "_weights"
+            setattr(self, name, torch.zeros(length, dtype=torch.float32, device=device))
         self._left = 0  # rows of the tables that are still to come
         if self._resident:
             self._order = torch.zeros(len(data), dtype=torch.int64, device=device)
@@ -348,6 +352,7 @@ class CapturedSteps(Steps):
         weights: float | Tensor = self._settings.beta
         if self._weights is not None:
             weights = self._weights.index_select(0, rows).unsqueeze(1)
+        capacities = None if self._capacities is None else self._capacities.index_select(0, rows)
         samples = len(batches[0])
         width = ALIGNMENT // 4
         of_one = torch.empty(len(batches), -(-samples // width) * width, device=rows.device)
@@ -355,7 +360,9 @@ class CapturedSteps(Steps):
         for at, x in enumerate(batches):
             weight = weights[at, 0] if isinstance(weights, Tensor) else weights
             seed = UnchangingSeed(seeds[at, 0])
-            terms, skipped = self._step(x, seed, weight, (of_recon[at, :samples], of_kl[at, :samples]))
+            capacity = self._settings.capacity if capacities is None else capacities[at]
+            slopes = of_recon[at, :samples], of_kl[at, :samples]
+            terms, skipped = self._step(x, seed, weight, slopes, capacity=capacity)
             with self._beside(*terms, skipped):
                 self._totals.accumulate(terms, skipped)
         self._position.add_(len(batches))
@@ -385,6 +392,8 @@ class CapturedSteps(Steps):
         )
         if self._weights is not None:
             self._weights.copy_(torch.tensor([self._weight_of(step) for step in steps], device="cpu"))
+        if self._capacities is not None:
+            self._capacities.copy_(torch.tensor([self._capacity_of(step) for step in steps], device="cpu"))
         self._position.zero_()
         self._left = len(steps)
 

@@ -15,7 +15,7 @@ from fastvae import noise
 from fastvae.data import Data
 from fastvae.data.binarize import Binarize
 from fastvae.models import VAE, FlooredTerms, Terms
-from fastvae.objectives import kl_weight
+from fastvae.objectives import kl_capacity, kl_weight
 from fastvae.ops.noise.seed import UnchangingSeed
 from fastvae.training.averages import Averages
 from fastvae.training.config import Settings
@@ -109,6 +109,7 @@ class Step:
         weight: float | Tensor,
         slopes: tuple[Tensor, Tensor] | None = None,
         share: Share | None = None,
+        capacity: float | Tensor = 0.0,
     ) -> tuple[Terms, Tensor]:
         """Take a step.
 
@@ -125,6 +126,8 @@ class Step:
             write to them.
         share : Share, optional
             Which rows of the batch these are, that other processes have others of; none of them, perhaps.
+        capacity : float or Tensor
+            KL that is aimed at; 0 is the plain objective. As the weight is.
 
         Returns
         -------
@@ -141,7 +144,7 @@ class Step:
             passed = self.dense(
                 x,
                 seed,
-                partial(self._kept_slopes, weight, share.samples),
+                partial(self._kept_slopes, weight, capacity, share.samples),
                 free_bits=self._free_bits,
                 row_offset=share.start,
             )
@@ -162,18 +165,19 @@ class Step:
         recon, kl = trained_on(terms)
         if slopes is None or recon.dtype is not slopes[0].dtype or kl.dtype is not slopes[1].dtype:
             slopes = loss_slopes(recon, kl, weight, share.samples)
+        slopes = _towards(slopes, kl, capacity)
         skipped = self.optimizer.step((recon, kl), slopes, self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
     def _kept_slopes(
-        self, weight: float | Tensor, samples: int, recon: Tensor, kl: Tensor
+        self, weight: float | Tensor, capacity: float | Tensor, samples: int, recon: Tensor, kl: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What :func:`loss_slopes` gives, made once where nothing changes: a pass does not write to it."""
         if not isinstance(weight, float):
-            return loss_slopes(recon, kl, weight, samples)
+            return _towards(loss_slopes(recon, kl, weight, samples), kl, capacity)
         if (len(recon), samples, weight) not in self._kept:
             self._kept = {(len(recon), samples, weight): loss_slopes(recon, kl, weight, samples)}
-        return self._kept[len(recon), samples, weight]
+        return _towards(self._kept[len(recon), samples, weight], kl, capacity)
 
     def _run_compiled(self, compiled: _Terms, x: Tensor, seed: _Seed, share: Share) -> Terms | FlooredTerms:
         # A number would be compiled in, and the next step compiled again.
@@ -220,6 +224,14 @@ def loss_slopes(
     samples = samples or len(recon)
     of_recon, of_kl = torch.full_like(recon, -1 / samples), torch.full_like(kl, 1 / samples)
     return of_recon, of_kl if isinstance(weight, float) and weight == 1 else of_kl * weight
+
+
+def _towards(slopes: tuple[Tensor, Tensor], kl: Tensor, capacity: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives where the KL of each sample is drawn to a capacity: those of ``|kl - capacity|``."""
+    if isinstance(capacity, float) and not capacity:
+        return slopes
+    of_recon, of_kl = slopes
+    return of_recon, of_kl * (kl.detach() - capacity).sign()
 
 
 class Steps:
@@ -298,14 +310,25 @@ class Steps:
         for number, x in enumerate(batches):
             share = self._shares(number) if self._shares else None
             seed = noise.fold_in(self._latent_seed, self.taken)
-            terms, skipped = self._step(x, seed, self._weight_of(self.taken), share=share)
+            weight, capacity = self._weight_of(self.taken), self._capacity_of(self.taken)
+            terms, skipped = self._step(x, seed, weight, share=share, capacity=capacity)
             self._totals.add(terms, skipped)
             self.taken += 1
             yield share.samples if share else len(x)
 
     def _weight_of(self, step: int) -> float:
         settings = self._settings
-        return kl_weight(step, self._total_steps, beta=settings.beta, warmup=settings.warmup)
+        if settings.capacity:  # it is what grows
+            return settings.beta
+        return kl_weight(
+            step, self._total_steps, beta=settings.beta, warmup=settings.warmup, cycles=settings.cycles
+        )
+
+    def _capacity_of(self, step: int) -> float:
+        settings = self._settings
+        if not settings.capacity:
+            return 0.0
+        return kl_capacity(step, self._total_steps, capacity=settings.capacity, warmup=settings.warmup)
 
 
 _Seed: TypeAlias = int | Tensor | UnchangingSeed

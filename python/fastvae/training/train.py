@@ -19,7 +19,7 @@ from fastvae.models import PRESETS, Likelihood, ModelSpec, build_model
 from fastvae.models.probe import check_networks
 from fastvae.models.spec import named
 from fastvae.training.aliases import reject_unknown
-from fastvae.training.choices import choose_epochs, choose_likelihood, choose_validation
+from fastvae.training.choices import check_cycles, choose_epochs, choose_likelihood, choose_validation
 from fastvae.training.compilation import Compilation, check_compile, choose_compilation
 from fastvae.training.config import Compile, DataInfo, RunConfig, Settings, as_count, as_hidden_dims
 from fastvae.training.device import choose_device, in_float32, undisturbed
@@ -60,6 +60,8 @@ def train(
     variational: bool = True,
     beta: float = 1.0,
     warmup: float = 0.0,
+    cycles: int = 1,
+    capacity: float = 0.0,
     free_bits: float = 0.0,
     epochs: int | None = None,
     batch_size: int = 128,
@@ -124,6 +126,13 @@ def train(
         Weight of the KL in training; 1 is the evidence lower bound. Evaluation is always at 1.
     warmup : float
         Fraction of all steps in which the weight of the KL grows from 0 to ``beta``.
+    cycles : int
+        How many times it grows: training is cut into so many equal parts, each with its share of the warm-up,
+        against codes that are lost in the first one; Fu et al., NAACL 2019, take 4 with ``warmup=0.5``.
+    capacity : float
+        Nats of KL that each sample is drawn to: training takes ``beta * |KL - C|``, where ``C`` grows from 0
+        to ``capacity`` in the warm-up (without one it is ``capacity`` from the beginning) and the weight is
+        ``beta`` throughout; Burgess et al., 2018, take 25 with ``beta=1000``. 0 is the plain objective.
     free_bits : float
         Nats that each code of each sample may carry at no cost: training takes ``max(free_bits, KL)`` of
         each, against codes that stay unused. The history and evaluation report the KL itself.
@@ -226,6 +235,8 @@ def train(
         weight_decay=weight_decay,
         beta=beta,
         warmup=warmup,
+        cycles=cycles,
+        capacity=capacity,
         free_bits=free_bits,
         binarize=binarize,
         seed=seed,
@@ -241,8 +252,9 @@ def train(
     named(PRESETS, "model", model)
     if not isinstance(variational, bool):
         raise TypeError(f"variational must be True or False, got {variational!r}")
-    if settings.free_bits and not variational:
-        raise ValueError("free_bits are of the KL, which variational=False has not: leave one of them out")
+    for name, asked in (("free_bits are", settings.free_bits), ("capacity is", settings.capacity)):
+        if asked and not variational:
+            raise ValueError(f"{name} of the KL, which variational=False has not: leave one of them out")
     if hidden_dims and encoder is not None and decoder is not None:
         raise ValueError(
             "hidden_dims has no meaning beside an encoder and a decoder of your own: leave it out"
@@ -276,6 +288,8 @@ def train(
             settings = replace(settings, batch_size=training.batch_size(settings.batch_size))
             if epochs is None:
                 settings = replace(settings, epochs=choose_epochs(training.batch_count(settings.batch_size)))
+            total_steps = settings.epochs * training.batch_count(settings.batch_size)
+            check_cycles(settings, total_steps)
             own = {"encoder": encoder, "decoder": decoder, "likelihood": choice.custom}
             spec = ModelSpec(
                 input_shape=source.shape,
@@ -302,13 +316,7 @@ def train(
             fingerprints = (fingerprint(training), fingerprint(held_out)) if compared else (None, None)
             if folder and start:
                 start.check_continues(config, fingerprints, folder.path)
-            compilation = choose_compilation(
-                compile,
-                chosen_device,
-                spec,
-                settings.epochs * training.batch_count(settings.batch_size),
-                ranks,
-            )
+            compilation = choose_compilation(compile, chosen_device, spec, total_steps, ranks)
         check_given_alike(ranks, config, (training, held_out), fingerprints, start)
         if fingerprints[0] is None:
             check_samples_alike(ranks, training, "to train on")
