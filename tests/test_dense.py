@@ -254,6 +254,7 @@ def test_a_pass_leaves_nothing_behind():
 
 
 @needs_kernels
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")  # torch 2.10, of itself
 def test_who_watches_sees_torch(watch):
     """Operators are recorded by a profiler or a mode, so then it is autograd's turn."""
     model, slopes = built(), functools.partial(loss_slopes, weight=1.0)

@@ -376,7 +376,8 @@ def test_torchrun_trains_on_the_command_line(tmp_path):
     """One run folder, one report."""
     options = "train digits --epochs 2 --no-progress --device cpu"
     done = torchrun(tmp_path, "-m", "fastvae", *options.split())
-    assert done.stdout == "runs/digits\n"
+    # torch 2.10 says there which processes are connected.
+    assert [line for line in done.stdout.splitlines() if "[Gloo]" not in line] == ["runs/digits"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"]
     kept = load(tmp_path / "runs/digits")
     expected = train("digits", epochs=2, progress=False, device="cpu")
