@@ -454,6 +454,7 @@ def test_info_tells_what_a_run_is(run, capsys):
     assert "digits: 1617 samples of shape (1, 8, 8), 180 held out" in text
     assert "mlp, 2 codes" in text
     assert "1 of 1 epochs" in text
+    assert "beta 1, seed" in text
     assert main(["info", run, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["history"] == load(run).history
@@ -475,6 +476,13 @@ def test_info_needs_no_modules_of_ones_own(tmp_path, capsys):
     )
     assert main(["info", str(tmp_path)]) == 0
     assert "own encoder and decoder, 2 codes, 47 weights" in capsys.readouterr().out
+
+
+def test_info_names_what_is_not_as_usual(tmp_path, capsys):
+    options = "--epochs 1 --warmup 0.5 --capacity 8 --beta 30 --binarize threshold --no-progress --device cpu"
+    assert main(["train", "digits", "-o", str(tmp_path), *options.split()]) == 0
+    assert main(["info", str(tmp_path)]) == 0
+    assert "beta 30, warmup 0.5, capacity 8, binarize threshold, seed 0" in capsys.readouterr().out
 
 
 def test_warnings_are_one_line(run, monkeypatch, capsys):

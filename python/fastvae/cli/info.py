@@ -20,12 +20,33 @@ def run(options: Namespace) -> int:
     return OK
 
 
+_USUAL = {
+    "warmup": 0,
+    "cycles": 1,
+    "capacity": 0,
+    "free_bits": 0,
+    "weight_decay": 0,
+    "binarize": "none",
+    "precision": "float32",
+}
+"""What is named only where it is something else."""
+
+
+def _written(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 def _lines(described: Description) -> list[tuple[str, str]]:
     model, training, data = described.config.model, described.config.training, described.config.data
     held_out = f", {data.validation_samples} held out" if data.validation_samples else ""
     own = " and ".join(part for part in model.custom if part != "likelihood")
     networks = f"own {own}" if own else model.preset
     kind = "" if model.variational else ", plain autoencoder"
+    unusual = "".join(
+        f", {name.replace('_', ' ')} {_written(value)}"
+        for name, usual in _USUAL.items()
+        if (value := getattr(training, name)) != usual
+    )
     lines = [
         ("data", f"{data.name}: {data.samples} samples of shape {model.input_shape}{held_out}"),
         ("model", f"{networks}, {model.latent_dim} codes, {described.numbers:,} weights{kind}"),
@@ -37,7 +58,7 @@ def _lines(described: Description) -> list[tuple[str, str]]:
         (
             "training",
             f"{len(described.history)} of {training.epochs} epochs, batches of {training.batch_size}, "
-            f"learning rate {training.learning_rate:g}, beta {training.beta:g}, seed {training.seed}"
+            f"learning rate {training.learning_rate:g}, beta {training.beta:g}{unusual}, seed {training.seed}"
             + (", interrupted" if described.config.interrupted else ""),
         ),
     ]
