@@ -82,13 +82,13 @@ def refused(call: Callable[[], object]) -> str:
 WHOLE = {
     "mlp": {"binarize": "dynamic"},
     "conv": {"model": "conv", "hidden_dims": (4,), "free_bits": 0.1, "warmup": 0.5},
-    "capacity": {"capacity": 0.5, "warmup": 0.5, "beta": 5.0},
     "gaussian": {"data": TABLE, "weight_decay": 0.1, "validation": 0.3},
     "predicted": {"data": TABLE, "likelihood": "gaussian", "variance": "predicted", "validation": None},
     "autoencoder": {"variational": False, "validation": TABLE[:2, :1] @ np.zeros((1, 36), "float32") + 0.5}
     | {"data": PIXELS.reshape(SAMPLES, 36)},
     # The last batch has one sample.
     "one_left": {"data": PIXELS[:41], "validation": None},
+    "capacity": {"data": PIXELS[:41], "validation": None, "capacity": 0.5, "warmup": 0.5, "beta": 5.0},
     # Of the last batch one of two processes has as many as of the others.
     "uneven": {"data": PIXELS[:59], "validation": None},
     "bfloat16": {"precision": "bfloat16"},

@@ -394,7 +394,7 @@ def digest(result):
         {"data": TABLE},
         {"free_bits": 0.2},
         {"weight_decay": 0.1},
-        {"cycles": 2},
+        {"cycles": 2, "warmup": 1.0},
         {"capacity": 0.2},
         {"capacity": 0.2, "warmup": 0},
     ],

@@ -1,5 +1,6 @@
 """The bound is evaluated at beta = 1, on any batches, and active units are Burda's."""
 
+import math
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -40,12 +41,14 @@ def test_the_elbo_is_the_mean_of_the_terms():
         elbo(recon, kl, True)
 
 
-def test_the_bound_with_a_capacity_draws_the_kl_of_each_sample_to_it():
+def test_the_bound_with_a_capacity_draws_the_mean_kl_to_it():
     recon, kl = torch.tensor([-10.0, -4.0]), torch.tensor([7.0, 1.0], requires_grad=True)
-    for capacity in (3.0, torch.tensor(3.0)):
-        bound = elbo(recon, kl, 2.0, capacity)
-        assert bound.item() == -(10 + 2 * 4 + 4 + 2 * 2) / 2
-        assert torch.autograd.grad(bound, kl)[0].tolist() == [-1.0, 1.0]
+    for capacity, slope in ((3.0, -1.0), (torch.tensor(3.0), -1.0), (torch.tensor([6.0]), 1.0), (4, 0.0)):
+        for beta in (2.0, torch.tensor([2.0])):
+            bound = elbo(recon, kl, beta, capacity)
+            assert bound.shape == ()
+            assert bound.item() == -7 - 2 * abs(4 - float(capacity))
+            assert torch.autograd.grad(bound, kl)[0].tolist() == [slope, slope]
     assert elbo(recon, kl, 2.0, 0).item() == elbo(recon, kl, 2.0).item()
     with pytest.raises(
         ValueError, match=r"capacity must be one number for all, got a tensor of shape \(2,\)"
@@ -53,6 +56,13 @@ def test_the_bound_with_a_capacity_draws_the_kl_of_each_sample_to_it():
         elbo(recon, kl, capacity=torch.ones(2))
     with pytest.raises(TypeError, match="capacity must be a number or a scalar tensor, got bool"):
         elbo(recon, kl, capacity=True)
+    with pytest.raises(TypeError, match="capacity must be a number or a scalar tensor, got NoneType"):
+        elbo(recon, kl, capacity=None)
+    for capacity in (-3, math.inf, math.nan):
+        with pytest.raises(ValueError, match="capacity must be a finite number of at least 0, got"):
+            elbo(recon, kl, capacity=capacity)
+        with pytest.raises(ValueError, match=r"^kl_capacity: capacity must be a finite number of at least 0"):
+            kl_capacity(0, 20, capacity=capacity, warmup=0.5)
 
 
 def test_warm_up_is_a_straight_line_over_a_fraction_of_all_steps():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from fastvae.training import load, train
 from fastvae.training.aliases import ALIASES
 from fastvae.training.choices import choose_epochs
 from fastvae.training.dense import DensePass
-from fastvae.training.diagnosis import report_overfitting
+from fastvae.training.diagnosis import report_collapse, report_overfitting
 from fastvae.training.randomness import Stream, derive
 
 
@@ -119,11 +120,12 @@ def test_the_objective_with_a_capacity(by_kernels, monkeypatch):
 
 
 def test_the_kl_ends_near_the_capacity():
-    for capacity in (1.0, 3.0):
-        trained = run(
-            "digits", epochs=4, beta=30.0, warmup=0.3, capacity=capacity, latent_dim=6, batch_size=64
-        )
+    for capacity, recon in ((1.0, -25.5), (6.0, -23.5)):
+        changes = {"latent_dim": 6, "batch_size": 64, "hidden_dims": (200,), "learning_rate": 3e-3}
+        trained = run("digits", epochs=20, beta=10.0, warmup=0.3, capacity=capacity, **changes)
         assert trained.history[-1]["kl"] == pytest.approx(capacity, rel=0.1)
+        # The codes say something with it: without any the reconstruction is -27.
+        assert trained.history[-1]["recon"] > recon
 
 
 def test_each_cycle_of_the_weight_begins_near_zero():
@@ -611,6 +613,21 @@ def test_what_was_trained_before_such_an_epoch_is_not_lost():
     assert [record["elbo"] for record in left.history] == [record["elbo"] for record in expected.history]
 
 
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, r"Try warmup=0.3, free_bits=0.1, more epochs or a beta below 7$"),
+        ({"warmup": 0.5}, r"Try cycles=4, free_bits=0.1, more epochs or a beta below 7$"),
+        ({"warmup": 0.5, "cycles": 2, "free_bits": 0.2}, r"Try more epochs or a beta below 7$"),
+        ({"warmup": 0.5, "capacity": 0.001}, r"Try a larger capacity or more epochs$"),
+    ],
+)
+def test_a_collapse_is_followed_by_what_was_not_tried(changes, advice):
+    settings = replace(run(epochs=1).config.training, beta=7.0, **changes)
+    with pytest.warns(PosteriorCollapseWarning, match=advice):
+        report_collapse(0.001, settings)
+
+
 def test_a_collapsed_posterior_is_pointed_out():
     with pytest.warns(PosteriorCollapseWarning, match=r"KL ended at .* Try warmup=0.3"):
         run(beta=10000.0, epochs=60, learning_rate=1e-2)
@@ -911,6 +928,11 @@ def test_a_misspelt_word_gets_the_right_one():
         ({"cycles": 0, "warmup": 0.5}, "cycles must be a whole number of at least 1, got 0"),
         ({"cycles": 4}, "cycles=4 repeats the warm-up, and there is none: write warmup= beside it"),
         ({"cycles": 9, "warmup": 0.5}, r"cycles=9 is too many: by warmup=0\.5 the weight grows in 4 of 8"),
+        ({"cycles": 3, "warmup": 0.6}, "cycles=3 is too many: .* at least two of them; take fewer cycles"),
+        ({"cycles": 2}, "cycles=2 repeats the warm-up, and there is none"),
+        ({"cycles": 2, "warmup": 0.5, "beta": 0}, "with beta=0 the KL has no weight, so cycles has no"),
+        ({"capacity": 2, "beta": 0}, "with beta=0 the KL has no weight, so capacity has no effect"),
+        ({"cycles": 2, "warmup": 0.5, "variational": False}, "cycles are of the KL, which variational=False"),
         ({"capacity": -1}, "capacity must be a finite number of at least 0, got -1"),
         ({"capacity": 1, "free_bits": 0.1}, "capacity and free_bits each say how much the codes may carry"),
         ({"capacity": 1, "cycles": 2, "warmup": 0.5}, "which capacity leaves as it is"),

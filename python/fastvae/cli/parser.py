@@ -140,13 +140,13 @@ is; the same command with --resume goes on.""",
     _option(
         training.add_argument,
         "--cycles",
-        "how many times it grows, evenly over the training (default: 1)",
+        "warm-ups, evenly over the training (default: 1)",
         type=_count,
     )
     _option(
         training.add_argument,
         "--capacity",
-        "nats of KL that each sample is drawn to, which grow in place of that weight (default: 0)",
+        "train on beta * |KL - X|, where X grows over --warmup; in nats, 0 for beta * KL (default: 0)",
         type=float,
         metavar="X",
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -13,7 +16,8 @@ def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0, capacity: float 
 
     Both terms are sums over the axes of a sample and over its codes, so ``beta = 1`` is the bound on
     ``log p(x)`` itself and there is no other weight between them. With a ``capacity`` it is
-    ``mean(recon - beta * |kl - capacity|)``, which is a bound no more: the KL of each sample is drawn to it.
+    ``mean(recon) - beta * |mean(kl) - capacity|``, which is a bound no more: the mean KL of the batch is
+    drawn to it, and samples may differ.
 
     Parameters
     ----------
@@ -24,7 +28,8 @@ def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0, capacity: float 
     beta : float or Tensor
         Weight of the KL: a number, or a scalar on the device of the terms.
     capacity : float or Tensor
-        KL that is aimed at, in nats per sample: a number, or a scalar on the device of the terms.
+        KL that is aimed at, in nats per sample: a number, or a scalar on the device of the terms. The number
+        0 is the plain bound.
 
     Returns
     -------
@@ -37,7 +42,8 @@ def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0, capacity: float 
         For a ``beta`` or ``capacity`` that is no number.
     ValueError
         For terms of two shapes: broadcast against each other, they would give another number than the bound.
-        For a ``beta`` or ``capacity`` with more than one element, one for each sample.
+        For a ``beta`` or ``capacity`` with more than one element, one for each sample. For a
+        ``capacity`` that is a negative number or not finite.
 
     References
     ----------
@@ -53,18 +59,23 @@ def elbo(recon: Tensor, kl: Tensor, beta: float | Tensor = 1.0, capacity: float 
         )
     _check_one("beta", beta)
     _check_one("capacity", capacity)
+    if isinstance(capacity, Tensor):
+        capacity = capacity.reshape(())
+    elif not 0 <= capacity < math.inf:
+        raise ValueError(f"elbo: capacity must be a finite number of at least 0, got {capacity}")
     if isinstance(capacity, Tensor) or capacity:
-        kl = (kl - capacity).abs()
+        recon, kl = recon.mean(), (kl.mean() - capacity).abs()
     if isinstance(beta, Tensor):
         return torch.addcmul(recon, kl, beta, value=-1).mean()
     return torch.sub(recon, kl, alpha=beta).mean()
 
 
-def _check_one(name: str, value: float | Tensor) -> None:
+def _check_one(name: str, value: object) -> None:
     """Refuse what is not one number for all samples."""
-    if isinstance(value, bool):
-        raise TypeError(f"elbo: {name} must be a number or a scalar tensor, got bool")
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(
-            f"elbo: {name} must be one number for all, got a tensor of shape {tuple(value.shape)}"
-        )
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(
+                f"elbo: {name} must be one number for all, got a tensor of shape {tuple(value.shape)}"
+            )
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real | torch.SymInt | torch.SymFloat):
+        raise TypeError(f"elbo: {name} must be a number or a scalar tensor, got {type(value).__name__}")

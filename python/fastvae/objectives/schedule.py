@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import SupportsIndex
 
 from fastvae.ops.validation import as_integer
@@ -41,7 +42,7 @@ def kl_weight(step: int, total_steps: int, *, beta: float, warmup: float, cycles
     Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016, section 3.1;
     Sonderby et al., "Ladder Variational Autoencoders", NeurIPS 2016, section 3.2;
     Fu et al., "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", NAACL 2019,
-    equations 6 and 7, for ``cycles`` (their R is ``warmup``).
+    for ``cycles`` (their M; their R is ``warmup``), linear, without their rounding of a cycle to whole steps.
     """
     cycles = as_integer("kl_weight", "cycles", cycles)
     if cycles < 1:
@@ -52,7 +53,8 @@ def kl_weight(step: int, total_steps: int, *, beta: float, warmup: float, cycles
 def kl_capacity(step: int, total_steps: int, *, capacity: float, warmup: float) -> float:
     """The KL that is aimed at, at a step: a straight line from near 0 to ``capacity``, then ``capacity``.
 
-    The loss has ``beta * |KL - C|`` in place of ``beta * KL``: ``elbo(recon, kl, beta, C)``.
+    The loss has ``beta * |KL - C|``, with the mean KL of a batch, in place of ``beta * KL``:
+    ``elbo(recon, kl, beta, C)``.
 
     Parameters
     ----------
@@ -68,12 +70,14 @@ def kl_capacity(step: int, total_steps: int, *, capacity: float, warmup: float) 
     Raises
     ------
     ValueError
-        For a warm-up that is no such fraction.
+        For a warm-up that is no such fraction, or a capacity that is negative or not finite.
 
     References
     ----------
     Burgess et al., "Understanding disentangling in beta-VAE", 2018 (arXiv 1804.03599), section 5.
     """
+    if not 0 <= capacity < math.inf:
+        raise ValueError(f"kl_capacity: capacity must be a finite number of at least 0, got {capacity}")
     return capacity * _grown("kl_capacity", step, total_steps, warmup, 1)
 
 
@@ -88,5 +92,5 @@ def _grown(function: str, step: int, total_steps: int, warmup: float, cycles: in
     if not ramp > 0:
         return 1.0
     # A DataLoader may have more batches than it said: those are of the last cycle.
-    cycle = min(step * cycles // total_steps, cycles - 1)
+    cycle = min(max(step * cycles // total_steps, 0), cycles - 1)
     return min(1.0, (step - cycle * total_steps / cycles + 1) / ramp)

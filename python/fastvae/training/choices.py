@@ -49,14 +49,14 @@ def check_cycles(settings: Settings, total_steps: int) -> None:
     Raises
     ------
     ValueError
-        Every step would have the whole weight.
+        Nearly every step would have the whole weight.
     """
     growing = settings.warmup * total_steps
-    if settings.cycles > 1 and growing <= settings.cycles:
+    if settings.cycles > 1 and growing < 2 * settings.cycles:
         raise ValueError(
             f"cycles={settings.cycles} is too many: by warmup={settings.warmup:g} the weight grows in "
-            f"{growing:.3g} of {total_steps} steps, and each cycle needs more than one of them; take fewer "
-            "cycles, or more epochs"
+            f"{growing:.3g} of {total_steps} steps, and each cycle needs at least two of them; take fewer "
+            "cycles, a larger warmup, or more epochs"
         )
 
 

@@ -73,6 +73,9 @@ class Settings:
                 f"cycles={self.cycles} repeats the warm-up, and there is none: write warmup= beside it, such "
                 "as 0.5, or leave it out"
             )
+        if not self.beta and (self.capacity or self.cycles > 1):
+            name = "capacity" if self.capacity else "cycles"
+            raise ValueError(f"with beta=0 the KL has no weight, so {name} has no effect: leave it out")
         if self.capacity and self.free_bits:
             raise ValueError(
                 "capacity and free_bits each say how much the codes may carry: leave one of them out"

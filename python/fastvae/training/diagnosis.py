@@ -56,12 +56,23 @@ def report_skipped(
         warnings.warn(text, NonFiniteWarning, stacklevel=4)
 
 
-def report_collapse(kl: float | None, *, beta: float) -> None:
+def report_collapse(kl: float | None, settings: Settings) -> None:
     """Warn if a variational model ends with a KL near zero."""
     if kl is not None and kl < COLLAPSED_KL:
+        if settings.capacity:
+            ways = ["a larger capacity"]
+        elif not settings.warmup:
+            ways = ["warmup=0.3"]
+        else:
+            ways = ["cycles=4"] if settings.cycles == 1 else []
+        if not (settings.free_bits or settings.capacity):
+            ways.append("free_bits=0.1")
+        ways.append("more epochs")
+        if settings.beta and not settings.capacity:
+            ways.append(f"a beta below {settings.beta:g}")
         warnings.warn(
             f"the KL ended at {kl:.2g} nats per sample: the codes say nothing about the data (posterior "
-            f"collapse). Try warmup=0.3, free_bits=0.1, more epochs, or a beta below {beta:g}",
+            f"collapse). Try {', '.join(ways[:-1])} or {ways[-1]}",
             PosteriorCollapseWarning,
             stacklevel=3,
         )

@@ -195,8 +195,11 @@ class CapturedSteps(Steps):
         self._weights: Tensor | None = None
         self._capacities: Tensor | None = None
         if settings.warmup:
-            name = "_capacities" if settings.capacity else "_weights"
-            setattr(self, name, torch.zeros(length, dtype=torch.float32, device=device))
+            asked = torch.zeros(length, dtype=torch.float32, device=device)
+            if settings.capacity:
+                self._capacities = asked
+            else:
+                self._weights = asked
         self._left = 0  # rows of the tables that are still to come
         if self._resident:
             self._order = torch.zeros(len(data), dtype=torch.int64, device=device)

@@ -84,6 +84,7 @@ class Step:
         self.optimizer = CautiousAdam(
             model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, ranks=ranks
         )
+        self._ranks = ranks
         self._free_bits = settings.free_bits
         self._batch_norms = _batch_norms(model)
         self._synchronized = [each for each in self._batch_norms if isinstance(each, nn.SyncBatchNorm)]
@@ -127,7 +128,7 @@ class Step:
         share : Share, optional
             Which rows of the batch these are, that other processes have others of; none of them, perhaps.
         capacity : float or Tensor
-            KL that is aimed at; 0 is the plain objective. As the weight is.
+            What the mean KL of the batch is drawn to; the number 0 is the plain objective. As the weight is.
 
         Returns
         -------
@@ -138,6 +139,7 @@ class Step:
         """
         share = share or Share(0, len(x), len(x))
         if not len(x):  # nothing but the part of the others
+            self._towards((x, x), x.new_zeros(0), capacity, share.samples)
             return Terms(*torch.zeros(2, 0, device=self._device)), self.optimizer.step(())
         adam = self.optimizer.native
         if self.dense is not None and adam is not None and self.before_update is None:
@@ -165,7 +167,7 @@ class Step:
         recon, kl = trained_on(terms)
         if slopes is None or recon.dtype is not slopes[0].dtype or kl.dtype is not slopes[1].dtype:
             slopes = loss_slopes(recon, kl, weight, share.samples)
-        slopes = _towards(slopes, kl, capacity)
+        slopes = self._towards(slopes, kl, capacity, share.samples)
         skipped = self.optimizer.step((recon, kl), slopes, self.before_update)
         return Terms(terms.recon.detach(), terms.kl.detach()), skipped
 
@@ -174,10 +176,24 @@ class Step:
     ) -> tuple[Tensor, Tensor]:
         """What :func:`loss_slopes` gives, made once where nothing changes: a pass does not write to it."""
         if not isinstance(weight, float):
-            return _towards(loss_slopes(recon, kl, weight, samples), kl, capacity)
+            return self._towards(loss_slopes(recon, kl, weight, samples), kl, capacity, samples)
         if (len(recon), samples, weight) not in self._kept:
             self._kept = {(len(recon), samples, weight): loss_slopes(recon, kl, weight, samples)}
-        return _towards(self._kept[len(recon), samples, weight], kl, capacity)
+        return self._towards(self._kept[len(recon), samples, weight], kl, capacity, samples)
+
+    def _towards(
+        self, slopes: tuple[Tensor, Tensor], kl: Tensor, capacity: float | Tensor, samples: int
+    ) -> tuple[Tensor, Tensor]:
+        """The derivatives where the mean KL is drawn to a capacity: those of ``|mean - capacity|``.
+
+        The mean is that of the batch, whatever share of it this process has.
+        """
+        if isinstance(capacity, float) and not capacity:
+            return slopes
+        of_recon, of_kl = slopes
+        total = kl.detach().sum().reshape(1)
+        self._ranks.add_up(total)
+        return of_recon, of_kl * (total / samples - capacity).sign()
 
     def _run_compiled(self, compiled: _Terms, x: Tensor, seed: _Seed, share: Share) -> Terms | FlooredTerms:
         # A number would be compiled in, and the next step compiled again.
@@ -224,14 +240,6 @@ def loss_slopes(
     samples = samples or len(recon)
     of_recon, of_kl = torch.full_like(recon, -1 / samples), torch.full_like(kl, 1 / samples)
     return of_recon, of_kl if isinstance(weight, float) and weight == 1 else of_kl * weight
-
-
-def _towards(slopes: tuple[Tensor, Tensor], kl: Tensor, capacity: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The derivatives where the KL of each sample is drawn to a capacity: those of ``|kl - capacity|``."""
-    if isinstance(capacity, float) and not capacity:
-        return slopes
-    of_recon, of_kl = slopes
-    return of_recon, of_kl * (kl.detach() - capacity).sign()
 
 
 class Steps:

@@ -125,14 +125,18 @@ def train(
     beta : float
         Weight of the KL in training; 1 is the evidence lower bound. Evaluation is always at 1.
     warmup : float
-        Fraction of all steps in which the weight of the KL grows from 0 to ``beta``.
+        Fraction of all steps in which the weight of the KL grows from 0 to ``beta``, or, where there is one,
+        the ``capacity`` grows from 0.
     cycles : int
-        How many times it grows: training is cut into so many equal parts, each with its share of the warm-up,
-        against codes that are lost in the first one; Fu et al., NAACL 2019, take 4 with ``warmup=0.5``.
+        How many warm-ups there are: training is cut into so many equal parts, each with its share of the
+        warm-up, against codes that are lost in the first one; Fu et al., NAACL 2019, take 4 with
+        ``warmup=0.5``.
     capacity : float
-        Nats of KL that each sample is drawn to: training takes ``beta * |KL - C|``, where ``C`` grows from 0
-        to ``capacity`` in the warm-up (without one it is ``capacity`` from the beginning) and the weight is
-        ``beta`` throughout; Burgess et al., 2018, take 25 with ``beta=1000``. 0 is the plain objective.
+        Nats per sample that the KL is drawn to: training takes ``beta * |KL - C|``, with the mean KL of a
+        batch, where ``C`` grows from 0 to ``capacity`` in the warm-up (without one it is ``capacity`` from
+        the beginning) and the weight is ``beta`` throughout. On small pictures a ``beta`` of about 10 holds
+        it there; the larger it is, the less the reconstruction has to say (Burgess et al., 2018, take 1000,
+        in long trainings). 0 is the plain objective.
     free_bits : float
         Nats that each code of each sample may carry at no cost: training takes ``max(free_bits, KL)`` of
         each, against codes that stay unused. The history and evaluation report the KL itself.
@@ -252,7 +256,12 @@ def train(
     named(PRESETS, "model", model)
     if not isinstance(variational, bool):
         raise TypeError(f"variational must be True or False, got {variational!r}")
-    for name, asked in (("free_bits are", settings.free_bits), ("capacity is", settings.capacity)):
+    of_kl = {
+        "free_bits are": settings.free_bits,
+        "capacity is": settings.capacity,
+        "cycles are": settings.cycles > 1,
+    }
+    for name, asked in of_kl.items():
         if asked and not variational:
             raise ValueError(f"{name} of the KL, which variational=False has not: leave one of them out")
     if hidden_dims and encoder is not None and decoder is not None:
@@ -416,7 +425,7 @@ def train(
         if not interrupted:
             report_overfitting(history)
         if history and not interrupted and result.model.variational:
-            report_collapse(final.get("kl", history[-1]["kl"]), beta=settings.beta)
+            report_collapse(final.get("kl", history[-1]["kl"]), settings)
         return result
 
 
