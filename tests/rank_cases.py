@@ -88,7 +88,7 @@ WHOLE = {
     | {"data": PIXELS.reshape(SAMPLES, 36)},
     # The last batch has one sample.
     "one_left": {"data": PIXELS[:41], "validation": None},
-    "capacity": {"data": PIXELS[:41], "validation": None, "capacity": 0.5, "warmup": 0.5, "beta": 5.0},
+    "capacity": {"data": PIXELS[:41], "validation": None, "capacity": 0.095, "warmup": 0.5, "beta": 5.0},
     # Of the last batch one of two processes has as many as of the others.
     "uneven": {"data": PIXELS[:59], "validation": None},
     "bfloat16": {"precision": "bfloat16"},
