@@ -138,7 +138,7 @@ class Step:
             1 if the step was skipped, else 0: a float32 scalar on the device.
         """
         share = share or Share(0, len(x), len(x))
-        if not len(x):  # nothing but the part of the others
+        if not len(x):  # nothing but the part of the others, in each exchange that they make
             self._towards((x, x), x.new_zeros(0), capacity, share.samples)
             return Terms(*torch.zeros(2, 0, device=self._device)), self.optimizer.step(())
         adam = self.optimizer.native

@@ -256,14 +256,15 @@ def train(
     named(PRESETS, "model", model)
     if not isinstance(variational, bool):
         raise TypeError(f"variational must be True or False, got {variational!r}")
-    of_kl = {
-        "free_bits are": settings.free_bits,
-        "capacity is": settings.capacity,
-        "cycles are": settings.cycles > 1,
-    }
-    for name, asked in of_kl.items():
-        if asked and not variational:
-            raise ValueError(f"{name} of the KL, which variational=False has not: leave one of them out")
+    if not variational:
+        of_kl = {
+            "free_bits are": settings.free_bits,
+            "capacity is": settings.capacity,
+            "cycles are": settings.cycles > 1,
+        }
+        for name, asked in of_kl.items():
+            if asked:
+                raise ValueError(f"{name} of the KL, which variational=False has not: leave one of them out")
     if hidden_dims and encoder is not None and decoder is not None:
         raise ValueError(
             "hidden_dims has no meaning beside an encoder and a decoder of your own: leave it out"
