@@ -403,14 +403,19 @@ fn vectors<L: Vectors>(columns: usize) -> usize {
 }
 
 /// Numbers of a right factor in the order in which they are read: of each term, some vectors of columns.
-type Panel = [[f32; LANES]];
+type Panel = [Line];
+
+/// A vector in a line of the cache of its own: one that lies in two is read, and written, in two.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([f32; LANES]);
 
 /// Numbers of a left factor likewise: of some rows at a time, those that meet a term.
 type Turned = [[f32; TALLEST]];
 
 /// Memory for the factors of a product, which a thread keeps.
 struct Workspace {
-    panel: Vec<[f32; LANES]>,
+    panel: Vec<Line>,
     turned: Vec<[f32; TALLEST]>,
 }
 
@@ -430,7 +435,7 @@ impl Workspace {
     /// The memory of this thread, with room for so much of a left factor.
     fn take(turned: usize) -> Self {
         let mut own = WORKSPACE.take();
-        own.panel.resize(CHAIN * WIDEST, [0.0; LANES]);
+        own.panel.resize(CHAIN * WIDEST, Line([0.0; LANES]));
         if own.turned.len() < turned {
             own.turned.resize(turned, [0.0; TALLEST]);
         }
@@ -452,10 +457,32 @@ fn pack<V: Floats<Scalar = f32>>(
     columns: Range<usize>,
     vectors: usize,
 ) {
-    for (row, into) in rows.zip(panel.chunks_exact_mut(vectors)) {
+    match vectors {
+        1 => pack_of::<V, 1>(panel, matrix, width, rows, columns),
+        2 => pack_of::<V, 2>(panel, matrix, width, rows, columns),
+        _ => pack_of::<V, WIDEST>(panel, matrix, width, rows, columns),
+    }
+}
+
+#[inline(always)]
+fn pack_of<V: Floats<Scalar = f32>, const N: usize>(
+    panel: &mut Panel,
+    matrix: &[f32],
+    width: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    let (panel, _) = panel.as_chunks_mut::<N>();
+    for (row, into) in rows.zip(panel) {
         let from = &matrix[row * width..][columns.clone()];
-        for (vector, into) in into.iter_mut().enumerate() {
-            load::<V>(from, vector * LANES).store(into);
+        if let Some(whole) = from.as_chunks().0.first_chunk::<N>() {
+            for n in 0..N {
+                V::load(&whole[n]).store(&mut into[n].0);
+            }
+        } else {
+            for n in 0..N {
+                load::<V>(from, n * LANES).store(&mut into[n].0);
+            }
         }
     }
 }
@@ -478,18 +505,24 @@ fn pack_transposed<V: Floats<Scalar = f32>>(
             }
             let into = panel[block * LANES * vectors + vector..].iter_mut().step_by(vectors);
             for (row, into) in V::transposed(rows).into_iter().zip(into).take(columns.end - column) {
-                row.store(into);
+                row.store(&mut into.0);
             }
         }
     }
 }
 
 /// Copies some columns of some rows of a matrix, as the rows of a left factor.
+#[inline(always)]
 fn turn(turned: &mut Turned, matrix: &[f32], width: usize, rows: Range<usize>, columns: Range<usize>) {
-    let terms = rows.len();
-    for (term, row) in rows.enumerate() {
-        for (group, part) in matrix[row * width..][columns.clone()].chunks(TALLEST).enumerate() {
-            turned[group * terms + term][..part.len()].copy_from_slice(part);
+    let groups = columns.clone().step_by(TALLEST);
+    for (group, into) in groups.zip(turned.chunks_exact_mut(rows.len())) {
+        for (row, into) in rows.clone().zip(into) {
+            let from = &matrix[row * width..][group..columns.end];
+            if let Some(whole) = from.first_chunk() {
+                *into = *whole;
+            } else {
+                into[..from.len()].copy_from_slice(from);
+            }
         }
     }
 }
@@ -576,7 +609,7 @@ fn of_rows<V: Floats<Scalar = f32>, const M: usize, const N: usize>(
     matrix: &[f32],
     width: usize,
     terms: &Range<usize>,
-    panel: &[[[f32; LANES]; N]],
+    panel: &[[Line; N]],
     target: &mut Target<'_, '_>,
     row: usize,
 ) -> usize {
@@ -601,7 +634,7 @@ fn of_rows<V: Floats<Scalar = f32>, const M: usize, const N: usize>(
 fn of_turned<V: Floats<Scalar = f32>, const M: usize, const N: usize>(
     group: &Turned,
     first: usize,
-    panel: &[[[f32; LANES]; N]],
+    panel: &[[Line; N]],
     target: &mut Target<'_, '_>,
     row: usize,
 ) {
@@ -618,12 +651,12 @@ fn of_turned<V: Floats<Scalar = f32>, const M: usize, const N: usize>(
 #[inline(always)]
 fn add_products<V: Floats<Scalar = f32>, const M: usize, const N: usize>(
     left: [f32; M],
-    right: &[[f32; LANES]; N],
+    right: &[Line; N],
     sums: &mut [[V; N]; M],
 ) {
     let mut vectors = [V::splat(0.0); N];
     for n in 0..N {
-        vectors[n] = V::load(&right[n]);
+        vectors[n] = V::load(&right[n].0);
     }
     for m in 0..M {
         let value = V::splat(left[m]);
